@@ -1,1 +1,18 @@
+//! Breaks: what it takes to run real nodes on one machine, spoil what lies between them, and judge
+//! the outcome without asking them.
+//!
+//! - [`proxy`] and [`faults`]: a link between two nodes that can be delayed, slowed, silenced,
+//!   reset, closed at an exact byte or falsified; [`record`] keeps what it did and carried.
+//! - [`node`] and [`cluster`]: real `highwater` processes, their status, their deaths.
+//! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
+//! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
+//! - [`bench`]: how fast and how large, beside rsync and Syncthing.
+//!
+//! Nothing here is used by a node in service; `highwater-cli`, the tests and the benches use it.
+
 #![forbid(unsafe_code)]
+
+pub mod faults;
+mod pipe;
+pub mod proxy;
+pub mod record;
