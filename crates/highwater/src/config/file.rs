@@ -1,0 +1,59 @@
+//! The tables of `config.toml` as they are written: every value optional, each checked on its own.
+//! Values that later checks may refuse remember where they stood.
+
+use std::path::PathBuf;
+
+use highwater_core::ShareName;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::ShareMode;
+use super::value::{Address, HostPort, Id, Wait};
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileConfig {
+    #[serde(default)]
+    pub(super) node: FileNode,
+    #[serde(default)]
+    pub(super) listen: FileListen,
+    #[serde(default, rename = "share")]
+    pub(super) shares: Vec<FileShare>,
+    #[serde(default, rename = "peer")]
+    pub(super) peers: Vec<FilePeer>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileNode {
+    pub(super) name: Option<String>,
+    pub(super) user: Option<String>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileListen {
+    pub(super) sync: Option<Address>,
+    pub(super) http: Option<Address>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileShare {
+    pub(super) name: Option<Spanned<ShareName>>,
+    pub(super) path: Option<Spanned<PathBuf>>,
+    pub(super) mode: Option<ShareMode>,
+    pub(super) rescan_interval: Option<Spanned<Wait>>,
+    pub(super) mass_delete_fraction: Option<Spanned<f64>>,
+    pub(super) mass_delete_entries_min: Option<u64>,
+    pub(super) paused: Option<bool>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FilePeer {
+    pub(super) id: Option<Spanned<Id>>,
+    pub(super) name: Option<String>,
+    pub(super) addr: Option<HostPort>,
+    pub(super) shares: Option<Vec<Spanned<ShareName>>>,
+}
