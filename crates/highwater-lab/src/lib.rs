@@ -12,7 +12,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod faults;
+mod http;
+pub mod net;
+pub mod node;
+pub mod oracle;
 mod pipe;
 pub mod proxy;
 pub mod record;
+pub mod status;
+pub mod tree;

@@ -23,6 +23,10 @@ use crate::record::Carried;
 
 /// Most bytes in one piece.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
+/// Fewest bytes that a piece is cut down to, or a slow line would be all bookkeeping.
+const PIECE_BYTES_MIN: usize = 1024;
+/// Pieces a second on a slow line.
+const PIECES_PER_SECOND: u64 = 200;
 /// Most pieces on the line of one direction: 4 MiB, so that 60 MB/s with 50 ms of delay still flow.
 const PIECES_MAX: usize = 64;
 /// Most bytes delivered at once while a rate holds: pieces of a few milliseconds, not one lump.
@@ -155,9 +159,10 @@ async fn read_into(
     let mut buffer = vec![0; PIECE_BYTES_MAX];
     loop {
         wait_open(&mut orders, direction).await?;
-        let count = source.read(&mut buffer).await.map_err(|_| Ended::Reset)?;
-        let delay = orders.borrow().faults[direction.index()].delay_ms;
-        let due = Instant::now() + Duration::from_millis(delay);
+        let faults = orders.borrow().faults[direction.index()];
+        let piece = &mut buffer[..piece_max(&faults)];
+        let count = source.read(piece).await.map_err(|_| Ended::Reset)?;
+        let due = Instant::now() + Duration::from_millis(faults.delay_ms);
         let piece = Piece { due, bytes: buffer[..count].to_vec() };
         if line.send(piece).await.is_err() || count == 0 {
             return Ok(());
@@ -259,6 +264,14 @@ impl Writer<'_> {
             }
         }
     }
+}
+
+/// The longest piece: on a slow line a few milliseconds' worth, so that a full line holds some tenths
+/// of a second and not minutes.
+fn piece_max(faults: &Faults) -> usize {
+    let Some(rate) = faults.bytes_per_second else { return PIECE_BYTES_MAX };
+    let piece = usize::try_from(rate / PIECES_PER_SECOND).unwrap_or(PIECE_BYTES_MAX);
+    piece.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
 }
 
 fn slice_max(faults: &Faults) -> usize {

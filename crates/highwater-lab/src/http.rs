@@ -1,0 +1,69 @@
+//! The one HTTP request that the lab makes: a GET of a JSON document, with a short patience.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// Longest wait for a connection or an answer. A node on the same machine takes milliseconds; one
+/// that is stopped must not hold up the test that stopped it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Gets `path` from `addr` and returns the body of a `200` answer.
+pub(crate) fn get(addr: SocketAddr, path: &str, headers: &str) -> Result<Vec<u8>> {
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE)
+        .with_context(|| format!("connecting to http://{addr}{path}"))?;
+    get_over(stream, path, headers).with_context(|| format!("GET http://{addr}{path}"))
+}
+
+fn get_over(mut stream: TcpStream, path: &str, headers: &str) -> Result<Vec<u8>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let host = stream.peer_addr()?;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
+        bail!("the answer has no end of headers");
+    };
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let body = answer.split_off(end + 4);
+    let first = head.lines().next().unwrap_or_default();
+    if first.split(' ').nth(1) != Some("200") {
+        bail!("answered {first}: {}", String::from_utf8_lossy(&body));
+    }
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return unchunk(&body);
+    }
+    Ok(body)
+}
+
+fn unchunk(mut body: &[u8]) -> Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let line =
+            body.windows(2).position(|two| two == b"\r\n").context("a chunk has no length")?;
+        let digits = std::str::from_utf8(&body[..line])?.split(';').next().unwrap_or_default();
+        let length = usize::from_str_radix(digits.trim(), 16)?;
+        if length == 0 {
+            return Ok(whole);
+        }
+        let chunk = body.get(line + 2..line + 2 + length).context("a chunk is cut short")?;
+        whole.extend_from_slice(chunk);
+        body = body.get(line + 4 + length..).context("a chunk is cut short")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunked_body_is_put_together() {
+        let whole = unchunk(b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n").expect("valid chunks");
+        assert_eq!(whole, b"abcde");
+        assert!(unchunk(b"5\r\nabc").is_err());
+    }
+}
