@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use file::{FileConfig, FilePeer, FileShare};
+pub(crate) use value::check_host_port;
 
 /// What the owner of a node decided.
 #[derive(Clone, PartialEq, Debug)]
@@ -261,7 +262,8 @@ pub(crate) fn overlap(a: &Path, b: &Path) -> bool {
     a.starts_with(&b) || b.starts_with(&a)
 }
 
-fn resolved(path: &Path) -> PathBuf {
+/// The directory that a path means, symlinks resolved as far as it exists.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
     let existing = path.ancestors().find_map(|dir| Some((dir, dir.canonicalize().ok()?)));
     match existing {
         Some((dir, real)) => match path.strip_prefix(dir) {

@@ -18,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+pub use highwater_net::{Identity, IdentityError};
 use rustix::fs::{FlockOperation, flock};
 
 /// Where one node keeps what is its own.
