@@ -10,9 +10,13 @@ pub mod chunk;
 pub mod clock;
 pub mod content;
 pub mod entry;
+pub mod fetch;
 pub mod id;
+pub mod intake;
 pub mod key;
 pub mod log;
+pub mod merge;
+pub mod observe;
 pub mod version;
 pub mod wire;
 

@@ -1,1 +1,14 @@
+//! Runs a node: owns the tasks, the configuration and the shutdown, and carries out what
+//! `highwater-core` decides.
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod config_edit;
+pub mod control;
+pub mod engine;
+pub mod home;
+pub mod report;
+
+pub use config::Config;
+pub use engine::{Engine, EngineError, StartError};
+pub use home::Home;

@@ -1,0 +1,277 @@
+//! What becomes of two states of one key.
+//!
+//! Every node must come to the same answer without talking, whatever the order in which it learns
+//! of the states. So the winner of two concurrent states is the greater in one total order, the
+//! merged version is the join of both, and the loser's conflict copy is a pure function of the
+//! loser: same key, same version, same stamp on every node that makes it.
+
+use std::cmp::Ordering;
+
+use crate::clock::WallTime;
+use crate::entry::{Entry, EntryKind};
+use crate::key::{COMPONENT_BYTES_MAX, Key};
+use crate::version::VersionOrder;
+
+/// What a node does about a state it learns of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Merge {
+    /// What is here includes it already.
+    Known,
+    /// It includes what is here: take it.
+    Take,
+    /// Neither includes the other.
+    Both(Box<Resolution>),
+}
+
+/// The agreed outcome of two concurrent states.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resolution {
+    /// The state of the key from now on: the winner's, with a version that includes both.
+    pub merged: Entry,
+    /// Which side the merged state's kind is from.
+    pub winner: Side,
+    /// The loser under its own key, when its content would be lost otherwise.
+    pub copy: Option<Entry>,
+}
+
+/// One of two states.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The state that was here.
+    Ours,
+    /// The state that arrived.
+    Theirs,
+}
+
+/// Decides about `theirs`, given what is here under the same key.
+pub fn merge(ours: Option<&Entry>, theirs: &Entry) -> Merge {
+    let Some(ours) = ours else { return Merge::Take };
+    match theirs.version.compare(&ours.version) {
+        VersionOrder::Before => Merge::Known,
+        VersionOrder::Equal if ours.kind == theirs.kind => Merge::Known,
+        VersionOrder::After => Merge::Take,
+        VersionOrder::Equal | VersionOrder::Concurrent => {
+            Merge::Both(Box::new(resolve(ours, theirs)))
+        }
+    }
+}
+
+fn resolve(ours: &Entry, theirs: &Entry) -> Resolution {
+    let winner = match precedence(ours, theirs) {
+        Ordering::Less => Side::Theirs,
+        Ordering::Equal | Ordering::Greater => Side::Ours,
+    };
+    let (won, lost) = match winner {
+        Side::Ours => (ours, theirs),
+        Side::Theirs => (theirs, ours),
+    };
+    let merged = Entry { version: ours.version.join(&theirs.version), ..won.clone() };
+    let needs_copy = won.kind.is_live()
+        && !lost.kind.same_content(&won.kind)
+        && matches!(lost.kind, EntryKind::File { .. } | EntryKind::Symlink { .. });
+    let copy = needs_copy.then(|| conflict_copy(lost)).flatten();
+    Resolution { merged, winner, copy }
+}
+
+/// The total order in which the greater state wins: something over nothing, a directory over what
+/// is not one (its children need it), the later stamp, then what tells them apart at all.
+fn precedence(a: &Entry, b: &Entry) -> Ordering {
+    let is_directory = |entry: &Entry| matches!(entry.kind, EntryKind::Directory { .. });
+    (a.kind.is_live().cmp(&b.kind.is_live()))
+        .then_with(|| is_directory(a).cmp(&is_directory(b)))
+        .then_with(|| a.stamp.cmp(&b.stamp))
+        .then_with(|| a.kind.cmp(&b.kind))
+        .then_with(|| a.author.cmp(&b.author))
+}
+
+/// The loser of a conflict under its own key. Its version stays the loser's, so that every node
+/// makes the same copy, and one that was deleted since does not come back.
+fn conflict_copy(lost: &Entry) -> Option<Entry> {
+    Some(Entry { key: conflict_key(lost)?, ..lost.clone() })
+}
+
+/// `name.conflict-YYYYMMDD-HHMMSS-NODE.ext`, clipped to what a file name may have. `None` when the
+/// whole path leaves no room for it.
+pub fn conflict_key(lost: &Entry) -> Option<Key> {
+    let name = lost.key.name();
+    let (stem, extension) = match name.rfind('.') {
+        Some(dot) if dot > 0 => name.split_at(dot),
+        _ => (name, ""),
+    };
+    let mark = format!(".conflict-{}-{}", utc(lost.stamp.wall()), lost.author);
+    let room = COMPONENT_BYTES_MAX.saturating_sub(mark.len());
+    let extension = clip(extension, room / 2);
+    let stem = clip(stem, room - extension.len());
+    lost.key.sibling(&format!("{stem}{mark}{extension}")).ok()
+}
+
+/// Whether a key is one that [`conflict_key`] makes.
+pub fn is_conflict_key(key: &Key) -> bool {
+    let Some((_, mark)) = key.name().rsplit_once(".conflict-") else { return false };
+    let digits = |text: Option<&str>, n| {
+        text.is_some_and(|t| t.len() == n && t.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let mut parts = mark.splitn(3, '-');
+    digits(parts.next(), 8) && digits(parts.next(), 6) && parts.next().is_some_and(|p| p.len() >= 8)
+}
+
+fn clip(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// `YYYYMMDD-HHMMSS` in UTC. Source: Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms", `civil_from_days`.
+fn utc(time: WallTime) -> String {
+    let seconds = time.0 / 1000;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
+    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
+    let year = (year_of_era + era * 400 + u64::from(month <= 2)).min(9999);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Hlc, Mtime};
+    use crate::content::ContentHash;
+    use crate::entry::Mode;
+    use crate::id::NodeTag;
+    use crate::log::{Actor, Seq};
+    use crate::version::Version;
+    use proptest::prelude::*;
+
+    fn entry(kind: EntryKind, version: &[(u64, u64)], millis: u64, author: u8) -> Entry {
+        Entry {
+            key: "dir/report.txt".parse().expect("key"),
+            kind,
+            version: Version::from_counters(version.iter().map(|&(a, s)| (Actor(a), Seq(s)))),
+            stamp: Hlc::tick(WallTime(millis), None),
+            author: NodeTag::from_bytes([author; 5]),
+        }
+    }
+
+    fn file(text: &str) -> EntryKind {
+        EntryKind::File {
+            size: text.len() as u64,
+            content: ContentHash::of(text.as_bytes()),
+            mode: Mode::new(0o644),
+            mtime: Mtime { seconds: 0, nanos: 0 },
+        }
+    }
+
+    fn both(ours: &Entry, theirs: &Entry) -> Resolution {
+        match merge(Some(ours), theirs) {
+            Merge::Both(resolution) => *resolution,
+            other => panic!("not concurrent: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_includes_the_other_wins_without_a_conflict() {
+        let old = entry(file("old"), &[(1, 1)], 9_000, 1);
+        let new = entry(file("new"), &[(1, 1), (2, 1)], 1_000, 2);
+        assert_eq!(merge(Some(&old), &new), Merge::Take);
+        assert_eq!(merge(Some(&new), &old), Merge::Known);
+        assert_eq!(merge(Some(&new), &new), Merge::Known);
+        assert_eq!(merge(None, &new), Merge::Take);
+    }
+
+    #[test]
+    fn both_sides_resolve_a_conflict_alike_and_keep_the_loser() {
+        let a = entry(file("a"), &[(1, 1)], 1_000, 1);
+        let b = entry(file("b"), &[(2, 1)], 2_000, 2);
+        let (on_a, on_b) = (both(&a, &b), both(&b, &a));
+        assert_eq!(on_a.merged, on_b.merged);
+        assert_eq!(on_a.copy, on_b.copy);
+        assert_eq!(on_a.merged.kind, b.kind);
+        assert_eq!((on_a.winner, on_b.winner), (Side::Theirs, Side::Ours));
+        let copy = on_a.copy.expect("the loser is kept");
+        assert_eq!((copy.kind, copy.version), (a.kind, a.version));
+        assert_eq!(copy.key.as_str(), "dir/report.conflict-19700101-000001-aeaqcaib.txt");
+        assert!(is_conflict_key(&copy.key));
+    }
+
+    #[test]
+    fn an_edit_beats_a_delete_however_late_the_delete() {
+        let edit = entry(file("edit"), &[(1, 2)], 1_000, 1);
+        let delete = entry(EntryKind::Tombstone, &[(1, 1), (2, 9)], 99_000, 2);
+        let resolution = both(&edit, &delete);
+        assert_eq!(resolution.merged.kind, edit.kind);
+        assert_eq!(resolution.copy, None);
+    }
+
+    #[test]
+    fn a_directory_keeps_its_place_and_the_file_becomes_the_copy() {
+        let dir = entry(EntryKind::Directory { mode: Mode::new(0o755) }, &[(1, 1)], 1_000, 1);
+        let late_file = entry(file("x"), &[(2, 1)], 9_000, 2);
+        let resolution = both(&dir, &late_file);
+        assert_eq!(resolution.merged.kind, dir.kind);
+        assert_eq!(resolution.copy.expect("kept").kind, late_file.kind);
+    }
+
+    #[test]
+    fn equal_content_costs_no_copy() {
+        let a = entry(file("same"), &[(1, 1)], 1_000, 1);
+        let b = entry(file("same"), &[(2, 1)], 2_000, 2);
+        let resolution = both(&a, &b);
+        assert_eq!(resolution.copy, None);
+        assert_eq!(resolution.merged.version, a.version.join(&b.version));
+    }
+
+    #[test]
+    fn conflict_names_fit_and_are_dated_in_utc() {
+        assert_eq!(utc(WallTime(1_795_392_000_000)), "20261123-000000");
+        assert_eq!(utc(WallTime(951_868_799_000)), "20000229-235959");
+        let mut long = entry(file("x"), &[(1, 1)], 0, 1);
+        long.key = format!("{}.{}", "é".repeat(120), "x".repeat(14)).parse().expect("key");
+        let key = conflict_key(&long).expect("fits");
+        assert!(key.name().len() <= COMPONENT_BYTES_MAX);
+        assert!(is_conflict_key(&key));
+        assert!(!is_conflict_key(&"a.conflict-of-interest.txt".parse().expect("key")));
+    }
+
+    fn any_entry(actor: u64) -> impl Strategy<Value = Entry> {
+        let kind = prop_oneof![
+            Just(EntryKind::Tombstone),
+            "[ab]".prop_map(|text| file(&text)),
+            Just(EntryKind::Directory { mode: Mode::new(0o755) }),
+        ];
+        (kind, 0..4_000u64).prop_map(move |(kind, millis)| {
+            entry(kind, &[(actor, 1)], millis, actor as u8)
+        })
+    }
+
+    fn joined(a: &Entry, b: &Entry) -> Entry {
+        match merge(Some(a), b) {
+            Merge::Known => a.clone(),
+            Merge::Take => b.clone(),
+            Merge::Both(resolution) => resolution.merged,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_in_which_states_arrive_does_not_matter(
+            a in any_entry(1), b in any_entry(2), c in any_entry(3),
+        ) {
+            let states = [joined(&joined(&a, &b), &c), joined(&joined(&c, &a), &b),
+                joined(&a, &joined(&c, &b))];
+            prop_assert_eq!(&states[0], &states[1]);
+            prop_assert_eq!(&states[0], &states[2]);
+            prop_assert_eq!(&joined(&states[0], &a), &states[0]);
+        }
+    }
+}
