@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod demo;
 pub mod faults;
 mod http;
 pub mod net;
@@ -21,5 +22,6 @@ pub mod oracle;
 mod pipe;
 pub mod proxy;
 pub mod record;
+pub mod script;
 pub mod status;
 pub mod tree;

@@ -1,5 +1,73 @@
-//! The `highwater-lab` program: the fault proxy and the bench, by hand.
+//! The `highwater-lab` program: the fault proxy, the demo and the bench, by hand.
+//!
+//! Results go to standard output; `0` says that what was asked for held, `1` that it did not.
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use highwater_lab::demo::{self, DemoOptions};
+use highwater_lab::script;
+
+#[derive(Parser)]
+#[command(about = "Breaks and measures highwater nodes", version)]
+struct Lab {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Subcommand)]
+enum Work {
+    /// A link that can be spoiled: orders are read from standard input, one JSON object a line
+    ///
+    /// Orders: {"set":{"direction":"forward","faults":{"delay_ms":20}}}, {"cut":"silent"},
+    /// {"sever":"reset"}, {"heal":"resume"}, {"wait_ms":500}, {"wait_bytes":{"direction":"forward",
+    /// "bytes":1000000}}, "report". Every order is answered by one line. The link ends with the
+    /// input.
+    Proxy {
+        /// Where the link is dialled
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Where it leads
+        #[arg(long)]
+        target: SocketAddr,
+    },
+    /// What `highwater demo` does, with any build of the program
+    Demo {
+        /// The highwater program
+        #[arg(long)]
+        exe: PathBuf,
+        /// Print the figures as JSON
+        #[arg(long)]
+        json: bool,
+        /// Leave the nodes running
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Lab::parse().work) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does the work; whether everything held.
+fn run(work: Work) -> Result<bool> {
+    match work {
+        Work::Proxy { listen, target } => script::run(listen, target).map(|()| true),
+        Work::Demo { exe, json, keep } => {
+            demo::run(DemoOptions { exe, json, keep }).map(|report| report.held)
+        }
+    }
+}

@@ -162,10 +162,13 @@ mod tests {
 
     use super::*;
 
+    /// What is done to one of two folders.
+    type Spoil = fn(&Path);
+
     /// Each row: what one of two equal folders suffers. The judge must see every one.
     #[test]
     fn every_kind_of_difference_is_seen() {
-        let spoil: [(&str, fn(&Path)); 7] = [
+        let spoil: [(&str, Spoil); 7] = [
             ("content", |root| fs::write(root.join("a"), "1bc").expect("writable")),
             ("length", |root| fs::write(root.join("a"), "abcd").expect("writable")),
             ("mode", |root| {
