@@ -1,1 +1,20 @@
+//! Remembers: the index of every share, its change log, checkpoints, what is still wanted, and
+//! what is staged. One embedded database, and one meaning of "durable".
+//!
+//! - [`rows`] says what is stored, and how it is encoded.
+//! - [`commit`] gathers changes that become durable together or not at all.
+//! - [`store`] opens the database, reads rows, and commits; `sled.rs` is the only file that names
+//!   the database underneath.
+//!
+//! The store never holds the only copy of anything: it can be rebuilt from the share's files and
+//! from peers, under a new epoch.
 #![forbid(unsafe_code)]
+
+pub mod commit;
+pub mod rows;
+mod sled;
+pub mod store;
+
+pub use commit::Commit;
+pub use rows::{EntryRow, LogRow, PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow};
+pub use store::{OpenError, Store, StoreError};

@@ -1,0 +1,192 @@
+//! The database underneath. The only file that names it, and the one that knows its traps, all
+//! found in the source of sled 0.34.7:
+//!
+//! - On Linux, `flush()` ends in `sync_file_range`: that survives a killed process, not a power
+//!   cut. So every commit is followed by an `fdatasync` of the database file through a descriptor
+//!   of our own, and only then called durable.
+//! - An interrupted snapshot leaves `snap.*.generating`, which the next open takes for the newest
+//!   snapshot and refuses. It is removed before opening.
+//! - Its background flusher logs errors and drops them. We flush ourselves and see them.
+//! - A leaf of more than 128 KiB goes to a separate file that is never synced. Values stay below
+//!   7 KiB, and a leaf holds 16 of them.
+//! - Damage can panic instead of returning an error, so opening is wrapped.
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// Page cache of the database in bytes. The rows that are hot are few; the file system caches too.
+const CACHE_BYTES: u64 = 8 << 20;
+/// How often sled's own flusher runs. It also collects garbage, so it must run; durability does
+/// not wait for it.
+const FLUSH_EVERY_MS: u64 = 2_000;
+/// After a close, a pool thread may hold the lock for a moment longer (sled issue 1289).
+const LOCK_RETRIES: u32 = 20;
+const LOCK_RETRY_WAIT: Duration = Duration::from_millis(50);
+
+/// An ordered map of bytes whose commits are durable.
+#[derive(Debug)]
+pub(crate) struct Database {
+    db: sled::Db,
+    /// Our own descriptor of the database file, for `fdatasync`.
+    file: File,
+}
+
+/// Why the database failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DatabaseError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl From<sled::Error> for DatabaseError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => DatabaseError::Io(error),
+            other => DatabaseError::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl Database {
+    /// Opens or makes the database in `dir`.
+    pub(crate) fn open(dir: &Path) -> Result<Self, DatabaseError> {
+        remove_interrupted_snapshots(dir)?;
+        let db = match open_patiently(dir) {
+            Err(DatabaseError::Damaged(_)) if set_snapshots_aside(dir)? => open_patiently(dir)?,
+            other => other?,
+        };
+        let file = File::open(dir.join("db"))?;
+        file.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        Ok(Self { db, file })
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
+        Ok(self.db.get(key)?.map(|value| value.to_vec()))
+    }
+
+    /// The rows whose keys begin with `prefix`, from `from` on, in order.
+    pub(crate) fn scan(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(Vec<u8>, Vec<u8>), DatabaseError>> + use<> {
+        let end = end_of(prefix);
+        let from = from.max(prefix).to_vec();
+        let rows = match end {
+            Some(end) if from >= end => self.db.range(end.clone()..end),
+            Some(end) => self.db.range(from..end),
+            None => self.db.range(from..),
+        };
+        rows.map(|row| {
+            let (key, value) = row?;
+            Ok((key.to_vec(), value.to_vec()))
+        })
+    }
+
+    /// Applies changes atomically. They are written, not yet durable.
+    pub(crate) fn apply(
+        &self,
+        changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    ) -> Result<(), DatabaseError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        Ok(self.db.apply_batch(batch)?)
+    }
+
+    /// Makes everything that was applied durable.
+    pub(crate) fn sync(&self) -> Result<(), DatabaseError> {
+        self.db.flush()?;
+        Ok(self.file.sync_data()?)
+    }
+}
+
+/// The first key behind all that begin with `prefix`.
+fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}
+
+fn open_patiently(dir: &Path) -> Result<sled::Db, DatabaseError> {
+    let mut tries = 0;
+    loop {
+        match open_once(dir) {
+            Err(DatabaseError::Io(error))
+                if error.kind() == io::ErrorKind::WouldBlock && tries < LOCK_RETRIES =>
+            {
+                tries += 1;
+                thread::sleep(LOCK_RETRY_WAIT);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn open_once(dir: &Path) -> Result<sled::Db, DatabaseError> {
+    let config = sled::Config::new()
+        .path(dir)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(Some(FLUSH_EVERY_MS));
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(opened) => Ok(opened?),
+        Err(_) => Err(DatabaseError::Damaged("opening it panicked".into())),
+    }
+}
+
+fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let listing = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        other => other?,
+    };
+    for file in listing {
+        let path = file?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        if name.is_some_and(|name| name.starts_with("snap.")) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn remove_interrupted_snapshots(dir: &Path) -> io::Result<()> {
+    for path in snapshots(dir)? {
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Without a snapshot, sled replays its log from the beginning. Whether there was one to set aside.
+fn set_snapshots_aside(dir: &Path) -> io::Result<bool> {
+    let found = snapshots(dir)?;
+    for path in &found {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".damaged");
+        let name = PathBuf::from(aside);
+        let hidden = dir.join(format!(
+            "aside-{}",
+            name.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        ));
+        std::fs::rename(path, hidden)?;
+    }
+    Ok(!found.is_empty())
+}

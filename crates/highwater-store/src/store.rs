@@ -1,0 +1,425 @@
+//! Opens, reads and commits.
+//!
+//! Reads see what is written, which may be ahead of what is durable: whoever tells the world about
+//! a row waits for the commit that wrote it. Commits of several shares that come at the same time
+//! are made durable by one sync. After a failed sync the store refuses all further commits until
+//! it is opened again: nobody knows what the disk holds then, and trying again would make the
+//! kernel forget the error.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use highwater_core::content::Manifest;
+use highwater_core::fetch::ChunkSet;
+use highwater_core::{ContentHash, Key, LogDigest, NodeId, Seq, ShareName};
+use serde::de::DeserializeOwned;
+
+use crate::commit::Commit;
+use crate::rows::{
+    EntryRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS, SHARES, ShareNumber, ShareRow, StageRow,
+    WantClass, WantRow, content_key, entry_key, in_share, log_key, part_key, peer_key, share_key,
+    want_key, want_prefix,
+};
+use crate::sled::{Database, DatabaseError};
+
+/// The format of the rows. A store of a newer format is refused, never guessed at.
+const FORMAT: &[u8] = b"highwater store 1";
+const FORMAT_KEY: &[u8] = b"format";
+/// Rows of a dropped share that go in one commit.
+const DROP_ROWS_MAX: usize = 4096;
+
+/// Why the store did not open. What is on disk is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or a file in it cannot be used.
+    #[error("cannot open the store in {}: {source}; check the disk and the permissions", dir.display())]
+    Io {
+        /// Where the store lies.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The database is damaged.
+    #[error("the store in {} is damaged ({reason}); move that directory away and start again: it is rebuilt from the shares and from peers, and no data is lost", dir.display())]
+    Damaged {
+        /// Where the store lies.
+        dir: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// It was written by another version.
+    #[error("the store in {} has the format {found:?}, this version reads 'highwater store 1'; use the version that wrote it", dir.display())]
+    OtherFormat {
+        /// Where the store lies.
+        dir: PathBuf,
+        /// What it says of itself.
+        found: String,
+    },
+}
+
+/// Why a read or a commit failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The system refused.
+    #[error("the store cannot be written or read: {0}")]
+    Io(String),
+    /// A row is not what it should be.
+    #[error("a row of the store is damaged: {0}")]
+    Damaged(String),
+    /// An earlier sync failed; nothing is accepted until the store is opened again.
+    #[error("the store stopped after a failed sync ({0}); restart the node once the disk is well")]
+    Stopped(String),
+}
+
+impl From<DatabaseError> for StoreError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Io(error) => StoreError::Io(error.to_string()),
+            DatabaseError::Damaged(reason) => StoreError::Damaged(reason),
+        }
+    }
+}
+
+/// Which commits are written and which durable, by their running number.
+#[derive(Debug, Default)]
+struct Progress {
+    written: u64,
+    durable: u64,
+    /// Somebody is syncing; others wait for the outcome.
+    syncing: bool,
+    failed: Option<String>,
+}
+
+/// The store of one node. Shared by reference; every method may be called from any thread, and
+/// blocks on the disk.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+    progress: Mutex<Progress>,
+    synced: Condvar,
+}
+
+impl Store {
+    /// Opens the store in `dir`, or makes one.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing is changed on disk then.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let open_error = |error| match error {
+            DatabaseError::Io(source) => OpenError::Io { dir: dir.into(), source },
+            DatabaseError::Damaged(reason) => OpenError::Damaged { dir: dir.into(), reason },
+        };
+        let database = Database::open(dir).map_err(open_error)?;
+        match database.get(FORMAT_KEY).map_err(open_error)? {
+            Some(found) if found == FORMAT => {}
+            Some(found) => {
+                let found = String::from_utf8_lossy(&found).into_owned();
+                return Err(OpenError::OtherFormat { dir: dir.into(), found });
+            }
+            None => {
+                let format = vec![(FORMAT_KEY.to_vec(), Some(FORMAT.to_vec()))];
+                database.apply(format).and_then(|()| database.sync()).map_err(open_error)?;
+            }
+        }
+        Ok(Self { database, progress: Mutex::default(), synced: Condvar::new() })
+    }
+
+    /// Writes the changes, atomically, and returns once they are durable.
+    ///
+    /// # Errors
+    /// When the disk fails; the store accepts nothing more then.
+    pub fn commit(&self, commit: Commit) -> Result<(), StoreError> {
+        if commit.is_empty() {
+            return self.working().map(drop);
+        }
+        let number = {
+            let mut progress = self.working()?;
+            self.database.apply(commit.changes).map_err(|error| stop(&mut progress, &error))?;
+            progress.written += 1;
+            progress.written
+        };
+        self.make_durable(number)
+    }
+
+    /// Waits until commit `number` is durable, syncing for everybody who waits when nobody is.
+    fn make_durable(&self, number: u64) -> Result<(), StoreError> {
+        let mut progress = self.working()?;
+        while progress.durable < number {
+            if progress.syncing {
+                progress = self.synced.wait(progress).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                progress.syncing = true;
+                let covered = progress.written;
+                drop(progress);
+                let outcome = self.database.sync();
+                progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+                progress.syncing = false;
+                match outcome {
+                    Ok(()) => progress.durable = progress.durable.max(covered),
+                    Err(error) => drop(stop(&mut progress, &error)),
+                }
+                self.synced.notify_all();
+            }
+            if let Some(reason) = &progress.failed {
+                return Err(StoreError::Stopped(reason.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the store accepts commits.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn check_working(&self) -> Result<(), StoreError> {
+        self.working().map(drop)
+    }
+
+    fn working(&self) -> Result<MutexGuard<'_, Progress>, StoreError> {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        match &progress.failed {
+            Some(reason) => Err(StoreError::Stopped(reason.clone())),
+            None => Ok(progress),
+        }
+    }
+
+    /// The share with this name, if it was ever recorded.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn share(&self, name: &ShareName) -> Result<Option<ShareRow>, StoreError> {
+        self.row(&share_key(name))
+    }
+
+    /// A number that no share has.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn unused_share_number(&self) -> Result<ShareNumber, StoreError> {
+        let mut highest = 0;
+        for row in self.database.scan(SHARES, SHARES) {
+            let row: ShareRow = decode(&row?.1)?;
+            highest = highest.max(row.number.0);
+        }
+        Ok(ShareNumber(highest + 1))
+    }
+
+    /// Forgets a share and every row of it.
+    ///
+    /// # Errors
+    /// When the disk fails. Dropping again goes on where it stopped.
+    pub fn drop_share(&self, name: &ShareName) -> Result<(), StoreError> {
+        let Some(share) = self.share(name)? else { return Ok(()) };
+        for kind in SHARE_KINDS {
+            let prefix = in_share(kind, share.number, &[]);
+            loop {
+                let mut commit = Commit::new();
+                for row in self.database.scan(&prefix, &prefix).take(DROP_ROWS_MAX) {
+                    commit.delete(row?.0);
+                }
+                if commit.is_empty() {
+                    break;
+                }
+                self.commit(commit)?;
+            }
+        }
+        let mut last = Commit::new();
+        last.delete(share_key(name));
+        self.commit(last)
+    }
+
+    /// The index row of `key`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn entry(&self, share: ShareNumber, key: &Key) -> Result<Option<EntryRow>, StoreError> {
+        self.row(&entry_key(share, key))
+    }
+
+    /// The index rows in key order: of the whole share, or of what lies inside `dir`.
+    pub fn entries(
+        &self,
+        share: ShareNumber,
+        dir: Option<&Key>,
+    ) -> impl Iterator<Item = Result<EntryRow, StoreError>> + use<> {
+        let prefix = match dir {
+            Some(dir) => [entry_key(share, dir), vec![0]].concat(),
+            None => in_share(b'e', share, &[]),
+        };
+        self.database.scan(&prefix, &prefix).map(|row| decode(&row?.1))
+    }
+
+    /// The log row at `seq`, unless compaction has removed it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn log_at(&self, share: ShareNumber, seq: Seq) -> Result<Option<LogRow>, StoreError> {
+        self.row(&log_key(share, seq))
+    }
+
+    /// The log rows behind `after`, in order.
+    pub fn log_after(
+        &self,
+        share: ShareNumber,
+        after: Seq,
+    ) -> impl Iterator<Item = Result<(Seq, LogRow), StoreError>> + use<> {
+        let prefix = in_share(b'l', share, &[]);
+        self.database.scan(&prefix, &log_key(share, after.next())).map(decode_log)
+    }
+
+    /// The last position of the log and the digest there: the head never is compacted away.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn head(&self, share: ShareNumber) -> Result<(Seq, LogDigest), StoreError> {
+        let prefix = in_share(b'l', share, &[]);
+        match self.database.scan(&prefix, &prefix).next_back() {
+            Some(row) => decode_log(row).map(|(seq, row)| (seq, row.digest)),
+            None => Ok((Seq::ZERO, LogDigest::EMPTY)),
+        }
+    }
+
+    /// What is wanted under `key`, and its class.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn want(
+        &self,
+        share: ShareNumber,
+        key: &Key,
+    ) -> Result<Option<(WantClass, WantRow)>, StoreError> {
+        for class in WantClass::ALL {
+            if let Some(row) = self.row(&want_key(share, class, key))? {
+                return Ok(Some((class, row)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The wanted entries of a class behind `after`, in key order; from the other end in reverse.
+    pub fn wants(
+        &self,
+        share: ShareNumber,
+        class: WantClass,
+        after: Option<&Key>,
+    ) -> impl DoubleEndedIterator<Item = Result<WantRow, StoreError>> + use<> {
+        let prefix = want_prefix(share, class);
+        let from = match after {
+            // The next possible key in byte order.
+            Some(key) => [want_key(share, class, key), vec![0]].concat(),
+            None => prefix.clone(),
+        };
+        self.database.scan(&prefix, &from).map(|row| decode(&row?.1))
+    }
+
+    /// What is remembered of a peer.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn peer(&self, share: ShareNumber, node: &NodeId) -> Result<PeerRow, StoreError> {
+        Ok(self.row(&peer_key(share, node))?.unwrap_or_default())
+    }
+
+    /// The manifest of a content, if it was recorded whole.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn manifest(
+        &self,
+        share: ShareNumber,
+        content: &ContentHash,
+        size: u64,
+    ) -> Result<Option<Manifest>, StoreError> {
+        let prefix = content_key(b'm', share, content);
+        let mut chunks = Vec::new();
+        for row in self.database.scan(&prefix, &prefix) {
+            let ManifestPart(part) = decode(&row?.1)?;
+            chunks.extend(part);
+        }
+        Ok(Manifest::new(*content, chunks).filter(|m| m.size() == size && size > 0))
+    }
+
+    /// The contents that have a recorded manifest, with the number of their parts.
+    pub fn manifests(
+        &self,
+        share: ShareNumber,
+    ) -> impl Iterator<Item = Result<(ContentHash, usize), StoreError>> + use<> {
+        let prefix = in_share(b'm', share, &[]);
+        let mut rows = self.database.scan(&prefix, &prefix).peekable();
+        std::iter::from_fn(move || {
+            let first = match rows.next()? {
+                Ok((key, _)) => key,
+                Err(error) => return Some(Err(error.into())),
+            };
+            let mut parts = 1;
+            while matches!(rows.peek(), Some(Ok((key, _))) if key.get(..37) == first.get(..37)) {
+                rows.next();
+                parts += 1;
+            }
+            Some(content_in(&first).map(|content| (content, parts)))
+        })
+    }
+
+    /// How far a content is staged, if it is.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn stage(
+        &self,
+        share: ShareNumber,
+        content: &ContentHash,
+        chunks: usize,
+    ) -> Result<Option<(StageRow, ChunkSet)>, StoreError> {
+        let Some(row) = self.row::<StageRow>(&content_key(b't', share, content))? else {
+            return Ok(None);
+        };
+        let mut words = Vec::new();
+        for part in 0..chunks.div_ceil(64 * crate::rows::BITMAP_PART_WORDS) {
+            let part: Option<Vec<u64>> = self.row(&part_key(b'u', share, content, part))?;
+            words.extend(part.unwrap_or_default());
+        }
+        Ok(Some((row, ChunkSet::from_words(words, chunks))))
+    }
+
+    /// The contents that have something staged.
+    pub fn stages(
+        &self,
+        share: ShareNumber,
+    ) -> impl Iterator<Item = Result<(ContentHash, StageRow), StoreError>> + use<> {
+        let prefix = in_share(b't', share, &[]);
+        self.database.scan(&prefix, &prefix).map(|row| {
+            let (key, value) = row?;
+            Ok((content_in(&key)?, decode(&value)?))
+        })
+    }
+
+    fn row<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.database.get(key)?.map(|value| decode(&value)).transpose()
+    }
+}
+
+fn stop(progress: &mut Progress, error: &DatabaseError) -> StoreError {
+    let reason = error.to_string();
+    progress.failed = Some(reason.clone());
+    StoreError::Stopped(reason)
+}
+
+fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
+    postcard::from_bytes(value).map_err(|error| StoreError::Damaged(error.to_string()))
+}
+
+fn decode_log(row: Result<(Vec<u8>, Vec<u8>), DatabaseError>) -> Result<(Seq, LogRow), StoreError> {
+    let (key, value) = row?;
+    let seq = key.get(5..).and_then(|seq| seq.try_into().ok());
+    let seq =
+        seq.ok_or_else(|| StoreError::Damaged("a log position has the wrong length".into()))?;
+    Ok((Seq(u64::from_be_bytes(seq)), decode(&value)?))
+}
+
+fn content_in(key: &[u8]) -> Result<ContentHash, StoreError> {
+    let bytes = key.get(5..37).and_then(|bytes| bytes.try_into().ok());
+    bytes
+        .map(ContentHash::from_bytes)
+        .ok_or_else(|| StoreError::Damaged("a content hash has the wrong length".into()))
+}
