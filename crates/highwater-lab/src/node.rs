@@ -92,6 +92,15 @@ impl Node {
         Ok(node)
     }
 
+    /// This node as another one that has been given a copy of `other`'s home.
+    pub fn with_identity_of(mut self, other: &Node) -> Result<Node> {
+        self.id = self.run(&["id"])?.trim().to_owned();
+        if self.id != other.id {
+            bail!("the copy of the home of {} has another identity", other.spec.name);
+        }
+        Ok(self)
+    }
+
     /// The node's id.
     pub fn id(&self) -> &str {
         &self.id
