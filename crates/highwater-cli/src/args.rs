@@ -1,0 +1,281 @@
+//! What can be typed.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use highwater::config::{HTTP_ADDR_DEFAULT, SYNC_ADDR_DEFAULT, ShareMode};
+use highwater_core::{NodeId, ShareName};
+
+/// Keeps folders identical on several machines, and goes on where a broken transfer stopped.
+#[derive(Parser, Debug)]
+#[command(name = "highwater", version, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, \
+3 a check found differences, 4 the daemon is not reachable.")]
+pub(crate) struct Cli {
+    /// The node's home: configuration, identity, store, control socket [default: the platform's
+    /// data directory]
+    #[arg(long, global = true, env = "HIGHWATER_HOME", value_name = "DIR")]
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) home: Option<PathBuf>,
+    /// Print one JSON document (streams: one JSON object a line)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LogArgs {
+    /// Log more; twice: everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Log less; twice: errors only
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "verbose")]
+    pub(crate) quiet: u8,
+    /// How log lines look; they go to stderr
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Make a node: its home, identity and configuration
+    Init(InitArgs),
+    /// Print the node id
+    Id,
+    /// Run the daemon in the foreground
+    Run,
+    /// Manage shared folders
+    #[command(subcommand)]
+    Share(ShareCommand),
+    /// Manage the nodes that folders are exchanged with
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// Show what is in sync, what is needed, which transfers run and what is wrong
+    Status {
+        /// Only this share
+        share: Option<ShareName>,
+    },
+    /// Show the contents in flight
+    Transfers {
+        /// Go on as they change
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show the change log of a share
+    Log {
+        /// Which share
+        share: ShareName,
+        /// Only changes behind this sequence number
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        since: u64,
+        /// Go on as changes are made
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// List the preserved losing versions
+    Conflicts {
+        /// Only of this share
+        share: Option<ShareName>,
+    },
+    /// Print the BLAKE3 hash of files, as b3sum does
+    Hash {
+        /// Which files
+        #[arg(required_unless_present = "share", value_hint = ValueHint::FilePath)]
+        paths: Vec<PathBuf>,
+        /// The root hash of this share
+        #[arg(long, conflicts_with = "paths")]
+        share: Option<ShareName>,
+    },
+    /// Watch three nodes on this machine sync, lose the link, and resume
+    Demo {
+        /// Leave the nodes running
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// Write the pages of all commands into this directory instead
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// Not available in this version: pair two nodes with a code
+    Invite(Later),
+    /// Not available in this version: pair two nodes with a code
+    Join(Later),
+    /// Not available in this version: check consistency
+    Check(Later),
+    /// Not available in this version: measure the network
+    Net(Later),
+    /// Not available in this version: manage the cluster
+    Cluster(Later),
+    /// Not available in this version: show alerts
+    Alerts(Later),
+    /// Not available in this version: manage access to the HTTP API
+    Token(Later),
+    /// Not available in this version: run a development cluster
+    Dev(Later),
+}
+
+/// The arguments of a command that this version does not have: whatever they are, the answer is
+/// the same.
+#[derive(Args, Debug)]
+pub(crate) struct Later {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _rest: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// The node's name [default: the host's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Whose data it keeps [default: you]
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Where other nodes reach it; port 0 takes any
+    #[arg(long, value_name = "ADDR", default_value_t = SYNC_ADDR_DEFAULT)]
+    pub(crate) sync: SocketAddr,
+    /// Where its HTTP API listens; port 0 takes any
+    #[arg(long, value_name = "ADDR", default_value_t = HTTP_ADDR_DEFAULT)]
+    pub(crate) http: SocketAddr,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ShareCommand {
+    /// Share a folder
+    Add {
+        /// Its name, the same on every node
+        name: ShareName,
+        /// Where it lies; made if its parent exists
+        #[arg(value_hint = ValueHint::DirPath)]
+        path: PathBuf,
+        /// send-receive, send-only or receive-only
+        #[arg(long, default_value_t = ShareMode::SendReceive)]
+        mode: ShareMode,
+    },
+    /// List the shared folders
+    List,
+    /// Stop sharing a folder; its files are not touched
+    Remove {
+        /// Which share
+        name: ShareName,
+    },
+    /// Stop a share until it is resumed
+    Pause {
+        /// Which share
+        name: ShareName,
+    },
+    /// Go on with a paused share
+    Resume {
+        /// Which share
+        name: ShareName,
+    },
+    /// Let a mass delete that is held back go out
+    Confirm {
+        /// Which share
+        name: ShareName,
+    },
+    /// Fetch the files of a mass delete that is held back again
+    Revert {
+        /// Which share
+        name: ShareName,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum PeerCommand {
+    /// Add a node, or what is new about one that is known
+    Add {
+        /// What `highwater id` prints there
+        #[arg(value_name = "NODE_ID")]
+        id: NodeId,
+        /// Where to dial it, HOST:PORT; without it this node waits to be dialled
+        addr: Option<String>,
+        /// What to call it
+        #[arg(long)]
+        name: Option<String>,
+        /// Exchange this share with it; may be given several times
+        #[arg(long = "share", value_name = "SHARE")]
+        shares: Vec<ShareName>,
+    },
+    /// List the known nodes
+    List,
+    /// Forget a node
+    Remove {
+        /// Which node
+        #[arg(value_name = "NODE_ID")]
+        id: NodeId,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_is_understood() {
+        let id = NodeId::from_bytes([7; 32]).to_string();
+        let rows = [
+            "init --name N --user U --sync 127.0.0.1:0 --http 127.0.0.1:0",
+            "id",
+            "run --log-format json -v",
+            "share add docs /d --mode send-only",
+            "share list",
+            "share remove docs",
+            "share pause docs",
+            "share resume docs",
+            "share confirm docs",
+            "share revert docs",
+            "peer add ID 192.0.2.7:7420 --name bob --share a --share b",
+            "peer list --json",
+            "peer remove ID",
+            "invite docs --ttl 10m",
+            "join CODE /p",
+            "status docs --json",
+            "transfers --follow",
+            "log docs --since 5 --follow",
+            "conflicts docs",
+            "check docs --peer ID --deep --repair",
+            "hash a b",
+            "hash --share docs",
+            "net test ID",
+            "cluster status",
+            "alerts",
+            "token create --scope read",
+            "demo --json --keep",
+            "dev up -n 3",
+            "completions bash",
+            "man",
+        ];
+        for row in rows {
+            let row = format!("highwater --home /h {row}").replace("ID", &id);
+            let parsed = Cli::try_parse_from(row.split(' '));
+            assert!(parsed.is_ok(), "{row}: {}", parsed.expect_err("refused"));
+        }
+    }
+}

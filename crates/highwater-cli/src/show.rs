@@ -1,0 +1,176 @@
+//! The daemon's answers as tables for people.
+
+use highwater::report::{ConflictRow, LogRow, PeerStatus, Position, ShareStatus, Status, Transfer};
+
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::text::{bytes, escaped, span, table};
+
+/// Problems shown for one share; the rest is counted, and listed by `--json`.
+const PROBLEMS_SHOWN_MAX: usize = 10;
+
+/// Shows how everything stands.
+pub(crate) fn status(status: &Status, output: &mut Output) -> Result<(), Failure> {
+    output.heading(format_args!("{} ({})", escaped(&status.name), escaped(&status.user)))?;
+    output.line(format_args!("node {}", status.node_id))?;
+    output.line(format_args!(
+        "version {}, up {}",
+        escaped(&status.version),
+        span(status.uptime_seconds)
+    ))?;
+    output.line("")?;
+    if status.shares.is_empty() {
+        return output.line("Nothing is shared yet; begin with `highwater share add NAME PATH`.");
+    }
+    print(output, table(SHARE_HEADINGS, &status.shares.iter().map(share_row).collect::<Vec<_>>()))?;
+    let peers: Vec<_> = status
+        .shares
+        .iter()
+        .flat_map(|share| share.peers.iter().map(|peer| peer_row(share, peer)))
+        .collect();
+    if !peers.is_empty() {
+        output.line("")?;
+        print(output, table(["PEER", "SHARE", "LINK", "IN SYNC", "PULLED", "PUSHED"], &peers))?;
+    }
+    if !status.transfers.is_empty() {
+        output.line("")?;
+        transfers(&status.transfers, output)?;
+    }
+    status.shares.iter().try_for_each(|share| problems(share, output))
+}
+
+const SHARE_HEADINGS: [&str; 8] =
+    ["SHARE", "STATE", "MODE", "ENTRIES", "SIZE", "NEEDED", "CONFLICTS", "PATH"];
+
+fn share_row(share: &ShareStatus) -> [String; 8] {
+    let needed = match share.needed.entries {
+        0 => "-".to_owned(),
+        entries => format!("{entries} ({})", bytes(share.needed.bytes)),
+    };
+    [
+        share.name.to_string(),
+        share.state.to_string(),
+        share.mode.to_string(),
+        share.entries.to_string(),
+        bytes(share.bytes),
+        needed,
+        share.conflicts.to_string(),
+        escaped(&share.path.to_string_lossy()),
+    ]
+}
+
+fn peer_row(share: &ShareStatus, peer: &PeerStatus) -> [String; 6] {
+    let position = |at: &Position| format!("{}/{}", at.acked_seq, at.head_seq);
+    [
+        escaped(&peer.name),
+        share.name.to_string(),
+        if peer.connected { "up" } else { "down" }.to_owned(),
+        if peer.in_sync { "yes" } else { "no" }.to_owned(),
+        position(&peer.pull),
+        position(&peer.push),
+    ]
+}
+
+fn problems(share: &ShareStatus, output: &mut Output) -> Result<(), Failure> {
+    if share.problems.is_empty() {
+        return Ok(());
+    }
+    output.line("")?;
+    output.heading(format_args!("PROBLEMS OF {}", share.name))?;
+    for problem in share.problems.iter().take(PROBLEMS_SHOWN_MAX) {
+        let (path, message) = (escaped(&problem.path), escaped(&problem.message));
+        let separator = if path.is_empty() { "" } else { ": " };
+        output.alarm(format_args!("{path}{separator}{message}"))?;
+    }
+    match share.problems.len().saturating_sub(PROBLEMS_SHOWN_MAX) {
+        0 => Ok(()),
+        more => output.line(format_args!("and {more} more; `highwater status --json` lists all")),
+    }
+}
+
+/// Shows the contents in flight.
+pub(crate) fn transfers(transfers: &[Transfer], output: &mut Output) -> Result<(), Failure> {
+    if transfers.is_empty() {
+        return output.line("Nothing is in flight.");
+    }
+    let rows: Vec<_> = transfers
+        .iter()
+        .map(|transfer| {
+            let resumed = match transfer.resumed_from {
+                0 => "-".to_owned(),
+                offset => bytes(offset),
+            };
+            [
+                transfer.share.to_string(),
+                transfer.state.to_string(),
+                bytes(transfer.acked_offset),
+                bytes(transfer.size),
+                resumed,
+                format!("{}/s", bytes(transfer.bytes_per_second)),
+                time_left(transfer),
+                transfer.peer.chars().take(PEER_CHARS).collect(),
+                escaped(transfer.key.as_str()),
+            ]
+        })
+        .collect();
+    let headings = ["SHARE", "STATE", "ACKED", "SIZE", "RESUMED", "RATE", "LEFT", "PEER", "KEY"];
+    print(output, table(headings, &rows))
+}
+
+/// As much of a node id as its tag has.
+const PEER_CHARS: usize = 8;
+
+fn time_left(transfer: &Transfer) -> String {
+    let left = transfer.size.saturating_sub(transfer.acked_offset);
+    left.checked_div(transfer.bytes_per_second).map_or_else(|| "-".to_owned(), span)
+}
+
+/// Shows what the columns of [`log_row`] are. Rows come one by one, so their widths are fixed.
+pub(crate) fn log_heading(output: &mut Output) -> Result<(), Failure> {
+    output.heading(format_args!(
+        "{:>8}  {:9}  {:>10}  {:24}  {:8}  KEY",
+        "SEQ", "KIND", "SIZE", "CHANGED", "BY"
+    ))
+}
+
+/// Shows one change.
+pub(crate) fn log_row(row: &LogRow, output: &mut Output) -> Result<(), Failure> {
+    output.line(format_args!(
+        "{:>8}  {:9}  {:>10}  {:24}  {:8}  {}",
+        row.seq.0,
+        escaped(&row.kind),
+        if row.content.is_some() { bytes(row.size) } else { "-".to_owned() },
+        escaped(&row.stamp),
+        escaped(&row.author),
+        escaped(row.key.as_str())
+    ))
+}
+
+/// Lists the preserved losing versions.
+pub(crate) fn conflicts(rows: &[ConflictRow], output: &mut Output) -> Result<(), Failure> {
+    if rows.is_empty() {
+        return output.line("There are no conflicts.");
+    }
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            [
+                row.share.to_string(),
+                bytes(row.size),
+                escaped(&row.stamp),
+                escaped(&row.author),
+                escaped(row.of.as_str()),
+                escaped(row.key.as_str()),
+            ]
+        })
+        .collect();
+    print(output, table(["SHARE", "SIZE", "CHANGED", "BY", "LOST TO", "KEPT AS"], &rows))
+}
+
+fn print(output: &mut Output, lines: Vec<String>) -> Result<(), Failure> {
+    let mut lines = lines.into_iter();
+    if let Some(heading) = lines.next() {
+        output.heading(heading)?;
+    }
+    lines.try_for_each(|line| output.line(line))
+}
