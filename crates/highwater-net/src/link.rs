@@ -1,0 +1,314 @@
+//! Two decisions about connections: whether the other side is still there ([`Pulse`]), and which of
+//! two connections to one peer stays ([`judge`]).
+//!
+//! A link is *alive* while the peer is heard, *suspect* when a ping has gone unanswered for a
+//! while and nothing else was heard either, *dead* when the silence has lasted [`DEAD_AFTER`]. A
+//! suspect link is not touched: a second connection is tried beside it, and whichever speaks first
+//! wins.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use highwater_core::{InstanceId, Time};
+
+/// Pings follow each other this closely while messages pass.
+pub(crate) const PING_EVERY_BUSY: Duration = Duration::from_secs(1);
+/// Pings follow each other this closely on an idle link: often enough that a dead one is found
+/// within 15 seconds, rarely enough to cost nothing.
+pub(crate) const PING_EVERY_IDLE: Duration = Duration::from_secs(5);
+/// A link counts as busy for this long after its last message.
+pub(crate) const BUSY_FOR: Duration = Duration::from_secs(4);
+/// Silence with a ping outstanding that makes a link suspect.
+pub(crate) const SUSPECT_AFTER: Duration = Duration::from_millis(1500);
+/// On a slow line a link is suspect only after this many of its usual round trips.
+const SUSPECT_AFTER_ROUND_TRIPS: u32 = 3;
+/// No line is so slow that its links are suspect only after more than this.
+const SUSPECT_AFTER_MAX: Duration = Duration::from_secs(6);
+/// Silence that ends a link.
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(12);
+/// How closely a suspect link is watched for a sign of life.
+const SUSPECT_LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The pulse looks this often, so that an idle link that becomes busy is pinged soon.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A look that comes this much too late means that this process was stopped: the silence was ours.
+const OVERSLEPT: Duration = Duration::from_secs(2);
+/// Pings whose answers are waited for. Those before have been overtaken by the link's death.
+const PINGS_MAX: usize = 16;
+
+/// How a link fares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Health {
+    /// The peer was heard lately.
+    Alive,
+    /// The peer owes an answer for too long.
+    Suspect,
+    /// The peer is gone.
+    Dead,
+}
+
+/// What one look at the pulse asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Beat {
+    /// Send a ping with this number.
+    pub(crate) ping: Option<u64>,
+    /// How the link fares.
+    pub(crate) health: Health,
+}
+
+/// Round trips measured by pings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RoundTrip {
+    /// Their exponentially weighted mean, 1/8 for the newest, as TCP reckons it (RFC 6298).
+    pub(crate) smoothed: Duration,
+    /// The shortest.
+    pub(crate) min: Duration,
+}
+
+/// Watches over one link.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    /// Before this nothing counts as silence.
+    floor: Time,
+    pings: BTreeMap<u64, Time>,
+    last_number: u64,
+    last_ping: Option<Time>,
+    look_at: Time,
+    round_trip: Option<RoundTrip>,
+}
+
+impl Pulse {
+    /// The pulse of a link that comes up now. The first look asks for a ping.
+    pub(crate) fn new(now: Time) -> Self {
+        let pings = BTreeMap::new();
+        Self { floor: now, pings, last_number: 0, last_ping: None, look_at: now, round_trip: None }
+    }
+
+    /// When to look next.
+    pub(crate) fn deadline(&self) -> Time {
+        self.look_at
+    }
+
+    /// The round trips so far.
+    pub(crate) fn round_trip(&self) -> Option<RoundTrip> {
+        self.round_trip
+    }
+
+    /// Looks, at `now`: the peer was last heard at `heard`, a message last passed at `active`.
+    pub(crate) fn look(&mut self, now: Time, heard: Time, active: Time) -> Beat {
+        if now.since(self.look_at) >= OVERSLEPT {
+            self.floor = now;
+            self.pings.clear();
+        }
+        let heard = heard.max(self.floor);
+        let health = self.health(now, heard);
+        let every = if now.since(active) < BUSY_FOR { PING_EVERY_BUSY } else { PING_EVERY_IDLE };
+        let due = self.last_ping.is_none_or(|last| now.since(last) >= every);
+        let ping = due.then(|| self.ping(now));
+        let wait = if health == Health::Alive { LOOK_EVERY } else { SUSPECT_LOOK_EVERY };
+        let oldest = self.pings.values().next().copied();
+        let suspect_at = oldest.map(|sent| sent.max(heard) + self.patience());
+        self.look_at = match suspect_at {
+            Some(at) if at > now => (now + wait).min(at),
+            _ => now + wait,
+        };
+        Beat { ping, health }
+    }
+
+    /// A ping beyond the regular ones, sent now.
+    pub(crate) fn ping(&mut self, now: Time) -> u64 {
+        self.last_number += 1;
+        self.pings.insert(self.last_number, now);
+        if self.pings.len() > PINGS_MAX {
+            self.pings.pop_first();
+        }
+        self.last_ping = Some(now);
+        self.last_number
+    }
+
+    /// The peer has answered the ping with this number, and with it all before. When that ping was
+    /// sent; `None` for an answer to no question.
+    pub(crate) fn pong(&mut self, now: Time, number: u64) -> Option<Time> {
+        let sent = *self.pings.get(&number)?;
+        self.pings = self.pings.split_off(&(number + 1));
+        let sample = now.since(sent);
+        self.round_trip = Some(match self.round_trip {
+            None => RoundTrip { smoothed: sample, min: sample },
+            Some(before) => RoundTrip {
+                smoothed: (before.smoothed * 7 + sample) / 8,
+                min: before.min.min(sample),
+            },
+        });
+        Some(sent)
+    }
+
+    fn health(&self, now: Time, heard: Time) -> Health {
+        let Some(&oldest) = self.pings.values().next() else { return Health::Alive };
+        if now.since(heard) >= DEAD_AFTER {
+            Health::Dead
+        } else if now.since(heard.max(oldest)) >= self.patience() {
+            Health::Suspect
+        } else {
+            Health::Alive
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let usual = self.round_trip.map_or(Duration::ZERO, |trip| trip.smoothed);
+        (usual * SUSPECT_AFTER_ROUND_TRIPS).clamp(SUSPECT_AFTER, SUSPECT_AFTER_MAX)
+    }
+}
+
+/// Two connections that come up within this time, dialled from both sides, are taken for
+/// simultaneous: each side may see the other one first.
+pub(crate) const SIMULTANEOUS: Duration = Duration::from_secs(1);
+
+/// What is known of a connection when it competes with another of the same peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Claim {
+    /// Which run of the peer's daemon is at the other end.
+    pub(crate) instance: InstanceId,
+    /// Whether the side with the smaller node id has dialled. Both sides see this alike.
+    pub(crate) dialled_by_smaller: bool,
+    /// When it came up here.
+    pub(crate) since: Time,
+}
+
+/// Which of two connections of one peer stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// The new one takes over.
+    TakeOver,
+    /// The current one stays.
+    Keep,
+    /// Another run of the daemon: a restart if the current connection is dead, a cloned identity
+    /// if it still answers. Ask it.
+    AskCurrent,
+}
+
+/// Decides between the current connection of a peer and a new one.
+pub(crate) fn judge(current: &Claim, new: &Claim) -> Verdict {
+    let simultaneous = new.since.since(current.since) < SIMULTANEOUS;
+    if current.instance != new.instance {
+        Verdict::AskCurrent
+    } else if simultaneous && current.dialled_by_smaller && !new.dialled_by_smaller {
+        Verdict::Keep
+    } else {
+        Verdict::TakeOver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::since_start(Duration::from_millis(millis))
+    }
+
+    /// Looks whenever the pulse wants to, from `from` until `until`; nobody is heard after `heard`.
+    fn watch(pulse: &mut Pulse, heard: Time, active: Time, until: Time) -> Vec<(Time, Beat)> {
+        let mut beats = Vec::new();
+        while pulse.deadline() <= until {
+            let now = pulse.deadline();
+            beats.push((now, pulse.look(now, heard, active)));
+        }
+        beats
+    }
+
+    fn first(beats: &[(Time, Beat)], health: Health) -> Option<Time> {
+        beats.iter().find(|(_, beat)| beat.health == health).map(|(time, _)| *time)
+    }
+
+    #[test]
+    fn a_silent_busy_link_is_suspect_within_two_seconds_and_dead_after_twelve() {
+        let mut pulse = Pulse::new(at(0));
+        let beats = watch(&mut pulse, at(0), at(0), at(20_000));
+        assert_eq!(first(&beats, Health::Suspect), Some(at(1500)));
+        assert_eq!(first(&beats, Health::Dead), Some(at(12_000)));
+    }
+
+    #[test]
+    fn a_silent_idle_link_is_dead_within_fifteen_seconds_whenever_it_falls_silent() {
+        for silent_from in (0..5000).step_by(100) {
+            let mut pulse = Pulse::new(at(0));
+            let mut now = at(0);
+            while now <= at(60_000 + silent_from) {
+                let beat = pulse.look(now, now, at(0));
+                assert_eq!(beat.health, Health::Alive);
+                if let Some(number) = beat.ping {
+                    pulse.pong(now, number);
+                }
+                now = pulse.deadline();
+            }
+            let silence = at(60_000 + silent_from);
+            let beats = watch(&mut pulse, silence, at(0), silence + Duration::from_secs(30));
+            let dead = first(&beats, Health::Dead).expect("dead");
+            assert!(dead.since(silence) <= Duration::from_secs(15), "{:?}", dead.since(silence));
+        }
+    }
+
+    #[test]
+    fn a_suspect_link_that_speaks_again_is_alive() {
+        let mut pulse = Pulse::new(at(0));
+        watch(&mut pulse, at(0), at(0), at(3000));
+        let beat = pulse.look(at(3100), at(3100), at(0));
+        assert_eq!(beat.health, Health::Alive);
+    }
+
+    #[test]
+    fn a_slow_line_is_given_more_time() {
+        let mut pulse = Pulse::new(at(0));
+        let number = pulse.look(at(0), at(0), at(0)).ping.expect("first ping");
+        watch(&mut pulse, at(0), at(0), at(1400));
+        pulse.pong(at(1400), number);
+        let last = pulse.last_number;
+        pulse.pong(at(1401), last);
+        let heard = at(1401);
+        let beats = watch(&mut pulse, heard, heard, at(20_000));
+        let suspect = first(&beats, Health::Suspect).expect("suspect");
+        assert!(suspect.since(heard) > Duration::from_millis(2500), "{:?}", suspect.since(heard));
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_does_not_blame_its_peer() {
+        let mut pulse = Pulse::new(at(0));
+        pulse.look(at(0), at(0), at(0));
+        let beat = pulse.look(at(60_000), at(0), at(0));
+        assert_eq!(beat.health, Health::Alive);
+    }
+
+    #[test]
+    fn round_trips_are_measured_and_answers_to_no_question_are_ignored() {
+        let mut pulse = Pulse::new(at(0));
+        assert_eq!(pulse.pong(at(5), 77), None);
+        let number = pulse.ping(at(10));
+        assert_eq!(pulse.pong(at(30), number), Some(at(10)));
+        assert_eq!(pulse.pong(at(31), number), None);
+        let trip = pulse.round_trip().expect("measured");
+        assert_eq!(
+            (trip.smoothed, trip.min),
+            (Duration::from_millis(20), Duration::from_millis(20))
+        );
+    }
+
+    #[test]
+    fn of_two_connections_one_stays_and_both_sides_agree_which() {
+        let claim = |instance, dialled_by_smaller, millis| Claim {
+            instance: InstanceId([instance; 16]),
+            dialled_by_smaller,
+            since: at(millis),
+        };
+        let table = [
+            (claim(1, true, 0), claim(1, true, 5000), Verdict::TakeOver, "the newest wins"),
+            (claim(1, true, 0), claim(1, false, 5000), Verdict::TakeOver, "whoever dialled it"),
+            (claim(1, true, 0), claim(1, false, 900), Verdict::Keep, "both dialled: the smaller's"),
+            (claim(1, false, 0), claim(1, true, 900), Verdict::TakeOver, "seen in other order"),
+            (claim(1, true, 0), claim(1, true, 10), Verdict::TakeOver, "one side dialled again"),
+            (claim(1, true, 0), claim(2, true, 5000), Verdict::AskCurrent, "restart or clone"),
+            (claim(1, true, 0), claim(2, false, 10), Verdict::AskCurrent, "even at once"),
+        ];
+        for (current, new, expected, why) in table {
+            assert_eq!(judge(&current, &new), expected, "{why}");
+        }
+    }
+}
