@@ -22,15 +22,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use highwater_core::Key;
+use highwater_core::key::KeyError;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, Event, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{AtFlags, Dir, FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::ignore::IgnoreRules;
 use crate::print::Class;
 use crate::problem::{Problem, ProblemKind};
-use crate::root::{Root, open_beneath};
+use crate::root::{Root, open_beneath, proves_absence};
 
 /// How long a finished change waits for others. Also lets the file grow older than a tick of the
 /// kernel's clock, so that the scan need not wait for that.
@@ -153,42 +154,48 @@ impl Loop {
         }
     }
 
+    /// Takes in what the kernel hands out in one read. Reading on until nothing is left would hold
+    /// up the hints for as long as a storm lasts.
     fn read_events(&mut self, buffer: &mut [MaybeUninit<u8>]) -> Next {
-        let Self { tree, dirty, .. } = self;
-        let Ok(inotify) = tree.inotify.try_clone() else { return Next::StartOver };
-        let mut reader = Reader::new(inotify, buffer);
+        let mut reader = Reader::new(Arc::clone(&self.tree.inotify), buffer);
         loop {
-            let event = match reader.next() {
-                Ok(event) => event,
-                Err(Errno::AGAIN) => return Next::GoOn,
-                Err(Errno::INTR) => continue,
-                Err(_) => return Next::StartOver,
+            let next = match reader.next() {
+                Ok(event) => self.take_in(&event),
+                Err(Errno::AGAIN | Errno::INTR) => return Next::GoOn,
+                Err(_) => Next::StartOver,
             };
-            let flags = event.events();
-            if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                return Next::StartOver;
-            }
-            let Some(dir) = tree.dirs.get(&event.wd()).cloned() else { continue };
-            if flags.contains(ReadFlags::IGNORED) {
-                tree.forget(event.wd());
-                if dir.is_none() {
-                    return Next::RootGone;
-                }
-                continue;
-            }
-            let self_gone = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
-            if dir.is_none() && flags.intersects(self_gone) {
-                return Next::RootGone;
-            }
-            let Some(Ok(name)) = event.file_name().map(|name| name.to_str()) else { continue };
-            let key = match &dir {
-                None => Key::new(name),
-                Some(dir) => dir.join(name),
-            };
-            if let Ok(key) = key {
-                tree.take_in(&key, flags, dirty);
+            if !matches!(next, Next::GoOn) || reader.is_buffer_empty() {
+                return next;
             }
         }
+    }
+
+    fn take_in(&mut self, event: &Event<'_>) -> Next {
+        let Self { tree, dirty, .. } = self;
+        let flags = event.events();
+        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+            return Next::StartOver;
+        }
+        let Some(dir) = tree.dirs.get(&event.wd()).cloned() else { return Next::GoOn };
+        let self_gone = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT;
+        if dir.is_none() && flags.intersects(self_gone | ReadFlags::IGNORED) {
+            return Next::RootGone;
+        }
+        if flags.contains(ReadFlags::IGNORED) {
+            tree.forget(event.wd());
+        }
+        let Some(Ok(name)) = event.file_name().map(|name| name.to_str()) else {
+            return Next::GoOn;
+        };
+        match dir.map_or_else(|| Key::new(name), |dir| dir.join(name)) {
+            Ok(key) => tree.take_in(&key, flags, dirty),
+            // The kernel says nothing of a removed directory that is still open, as the root is;
+            // but our own directory in it goes first.
+            Err(KeyError::Reserved) if tree.root.verify().is_err() => return Next::RootGone,
+            // Not to be synced; a scan reports it.
+            Err(_) => {}
+        }
+        Next::GoOn
     }
 }
 
@@ -211,7 +218,7 @@ fn wait(inotify: &OwnedFd, stop: &OwnedFd, deadline: Option<Instant>) -> bool {
 struct WatchedTree {
     root: Arc<Root>,
     rules: Arc<IgnoreRules>,
-    inotify: OwnedFd,
+    inotify: Arc<OwnedFd>,
     /// `None` is the root.
     dirs: HashMap<i32, Option<Key>>,
     numbers: BTreeMap<Key, i32>,
@@ -226,7 +233,7 @@ impl WatchedTree {
         let mut tree = Self {
             root,
             rules,
-            inotify,
+            inotify: Arc::new(inotify),
             dirs: HashMap::new(),
             numbers: BTreeMap::new(),
             is_degraded: false,
@@ -253,13 +260,17 @@ impl WatchedTree {
     fn watch(&mut self, top: Option<Key>) {
         let mut to_do = vec![top];
         while let Some(key) = to_do.pop() {
-            // A directory that is gone by now, or a mount, is not watched; the scan reports it.
-            let Ok(dir) = self.root.open_dir(key.as_ref()) else { continue };
-            match self.add(key.as_ref(), &dir) {
-                Ok(()) => {}
-                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            let watched = self.root.open_dir(key.as_ref()).and_then(|dir| {
+                self.add(key.as_ref(), &dir)?;
+                Ok(dir)
+            });
+            let dir = match watched {
+                Ok(dir) => dir,
+                // Gone by now, closed to us, or a mount: not watched, and reported by the scan.
+                Err(errno) if proves_absence(errno) => continue,
+                Err(Errno::ACCESS | Errno::XDEV) => continue,
                 Err(errno) => return self.degrade(errno),
-            }
+            };
             // Listed after the watch began, so a directory made in between is not missed.
             to_do.extend(self.directories_in(key.as_ref(), &dir).into_iter().map(Some));
         }

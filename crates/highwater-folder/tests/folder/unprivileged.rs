@@ -1,0 +1,116 @@
+//! What a user who is not root meets: files and directories that they may not read or write. Root
+//! may do everything, so these run in a child process of another user.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use highwater_core::{EntryKind, Mode};
+use highwater_folder::{Expect, Placed, ProblemKind};
+use tempfile::TempDir;
+
+use crate::share::{Share, gone, key, problems};
+
+/// The user that owns nothing, on every Linux.
+const NOBODY: u32 = 65534;
+
+/// Runs one of the ignored tests below as a user without rights.
+fn as_nobody(test: &str) {
+    if !rustix::process::geteuid().is_root() {
+        return run_here(test);
+    }
+    let home = TempDir::new().expect("a directory");
+    let program = home.path().join("tests");
+    std::fs::copy(std::env::current_exe().expect("a program"), &program).expect("copied");
+    for path in [home.path(), &program] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("set");
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("given away");
+    }
+    let output = Command::new(&program)
+        .args(["--exact", &format!("unprivileged::{test}"), "--ignored", "--nocapture"])
+        .env("TMPDIR", home.path())
+        .current_dir(home.path())
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .expect("started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+}
+
+fn run_here(test: &str) {
+    match test {
+        "unreadable" => unreadable(),
+        _ => read_only(),
+    }
+}
+
+fn chmod(share: &Share, path: &str, mode: u32) {
+    std::fs::set_permissions(share.path(path), PermissionsExt::from_mode(mode)).expect("set");
+}
+
+#[test]
+fn what_may_not_be_read_is_a_problem_and_never_a_deletion() {
+    as_nobody("unreadable");
+}
+
+#[test]
+fn a_read_only_directory_takes_changes_and_stays_read_only() {
+    as_nobody("read_only");
+}
+
+#[test]
+#[ignore = "run as another user by the test above"]
+fn unreadable() {
+    let mut share = Share::new();
+    share.write("closed/a/b", "x");
+    share.write("blind/a", "x");
+    share.write("secret", "x");
+    share.write("open", "x");
+    share.scan();
+    let before = share.index.0.len();
+    chmod(&share, "closed", 0o000);
+    chmod(&share, "blind", 0o600);
+    share.write("secret", "changed");
+    chmod(&share, "secret", 0o000);
+    let findings = share.scan();
+    let found: Vec<_> = problems(&findings).iter().map(|p| (p.path.as_str(), p.kind)).collect();
+    let unreadable = ProblemKind::Unreadable;
+    assert!(found.contains(&("closed", unreadable)), "{found:?}");
+    assert!(found.contains(&("secret", unreadable)), "{found:?}");
+    assert_eq!(gone(&findings), [""; 0]);
+    for path in ["closed/a/b", "blind/a"] {
+        let findings = share.scan_paths(&[path]);
+        assert_eq!(gone(&findings), [""; 0], "{path}");
+    }
+    assert_eq!(share.index.0.len(), before);
+    for path in ["closed", "blind"] {
+        chmod(&share, path, 0o700);
+    }
+}
+
+#[test]
+#[ignore = "run as another user by the test above"]
+fn read_only() {
+    let mut share = Share::new();
+    share.write("d/old", "x");
+    share.write("d/doomed", "x");
+    share.write("unreadable", "x");
+    share.scan();
+    chmod(&share, "d", 0o555);
+    let (old, doomed) = (share.expect("d/old"), share.expect("d/doomed"));
+    assert!(matches!(share.place_file("d/new", "x", Expect::Absent), Placed::Done { .. }));
+    assert!(matches!(share.place_file("d/old", "y", old), Placed::Done { .. }));
+    assert!(matches!(share.place("d/doomed", EntryKind::Tombstone, doomed), Placed::Gone));
+    let sub = EntryKind::Directory { mode: Mode::new(0o500) };
+    assert!(matches!(share.place("d/sub", sub, Expect::Absent), Placed::Done { .. }));
+    let mode = std::fs::metadata(share.path("d")).expect("facts").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o555);
+    assert_eq!(share.read("d/old"), "y");
+    assert_eq!(share.staged(), []);
+    assert!(share.root.open_content(&key("d/doomed")).is_err());
+    for path in ["d", "d/sub"] {
+        chmod(&share, path, 0o700);
+    }
+}
