@@ -35,6 +35,11 @@ impl Failure {
         Self::Told { code: Code::Failed, message: message.to_string() }
     }
 
+    /// For settings that cannot be used.
+    pub(crate) fn wrong(message: impl Display) -> Self {
+        Self::told(Code::Usage, message)
+    }
+
     /// For a command that the contract names and this version does not have.
     pub(crate) fn later(command: &str) -> Self {
         Self::failed(format!("`highwater {command}` is not available in this version"))

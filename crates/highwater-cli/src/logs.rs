@@ -28,7 +28,7 @@ pub(crate) fn start(args: &LogArgs, usual: Level) -> Result<(), Failure> {
     let others = if level == "error" { "error" } else { "warn" };
     let filter = match std::env::var("HIGHWATER_LOG") {
         Ok(wanted) if !wanted.is_empty() => EnvFilter::try_new(wanted).map_err(|e| {
-            Failure::failed(format!("the variable HIGHWATER_LOG is not a log filter: {e}"))
+            Failure::wrong(format!("the variable HIGHWATER_LOG is not a log filter: {e}"))
         })?,
         _ => EnvFilter::new(format!("{others},highwater={level}")),
     };
