@@ -104,6 +104,11 @@ impl Dialer {
         (self.wanted && self.open.len() < ATTEMPTS_MAX).then_some(self.next_at)
     }
 
+    /// Whether this attempt's outcome still matters: no link came up meanwhile.
+    pub(crate) fn is_open(&self, attempt: AttemptId) -> bool {
+        self.open.contains(&attempt)
+    }
+
     /// An attempt has failed. One that was dropped meanwhile changes nothing.
     pub(crate) fn failed(&mut self, now: Time, attempt: AttemptId, failure: Failure) {
         if !self.open.remove(&attempt) {
@@ -217,7 +222,9 @@ mod tests {
     fn nothing_is_dialled_while_a_link_is_up_and_soon_after_it_is_down() {
         let mut dialer = wanting();
         let attempt = dialer.due(at(0)).expect("due");
+        assert!(dialer.is_open(attempt));
         dialer.up(at(10));
+        assert!(!dialer.is_open(attempt), "a link is up: this attempt comes too late");
         assert_eq!(dialer.due(at(5000)), None);
         dialer.failed(at(5000), attempt, Failure::IdentityInUse);
         dialer.down(at(6000));

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::accept::identity_in_use_here;
 use crate::connect::{DialError, dial};
-use crate::dial::{ATTEMPT_TIMEOUT, AttemptId, Dialer};
+use crate::dial::{ATTEMPT_TIMEOUT, AttemptId, Dialer, Failure};
 use crate::events::{DownReason, Link, LinkHandle, NetEvent, PeerState, WarningKind};
 use crate::link::{Claim, Health, Verdict, judge};
 use crate::net::Context;
@@ -211,12 +211,16 @@ impl PeerTask {
 
     async fn attempted(&mut self, attempt: AttemptId, result: Result<Session, DialError>) {
         match result {
+            // Several attempts may get through at once when a line returns; the first was chosen.
+            Ok(session) if !self.dialer.is_open(attempt) => {
+                self.dismiss(session, Goodbye::Replaced);
+            }
             Ok(session) => {
                 self.compete(session).await;
                 // Without a link to show for it the session was held back; the next attempt may
                 // follow as after a failure.
                 let now = self.context.clock.now();
-                self.dialer.failed(now, attempt, crate::dial::Failure::Unreachable);
+                self.dialer.failed(now, attempt, Failure::Unreachable);
             }
             Err(error) => {
                 self.dialer.failed(self.context.clock.now(), attempt, error.failure());

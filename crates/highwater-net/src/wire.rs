@@ -5,6 +5,8 @@
 //! breaks a rule is refused with the name of the field.
 
 mod incoming;
+#[cfg(test)]
+mod tests;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use highwater_core::content::{Chunk, ContentHash};
