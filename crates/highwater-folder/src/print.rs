@@ -93,3 +93,22 @@ impl Class {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stamp_of_this_very_moment_could_be_met_again() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let hour = Duration::from_secs(3600);
+        let rows = [(now, true), (now - 2 * TICK_MAX, false), (now + hour, false)];
+        for (changed, is_fresh) in rows {
+            let seconds = i64::try_from(changed.as_secs()).expect("a time");
+            let ctime = Mtime { seconds, nanos: changed.subsec_nanos() };
+            let mode = Mode::new(0o600);
+            let print = StatPrint { ino: 1, size: 0, mtime: ctime, ctime, mode };
+            assert_eq!(print.is_fresh(), is_fresh, "{changed:?} at {now:?}");
+        }
+    }
+}

@@ -275,8 +275,9 @@ const PRIVATE_DIR: Mode = Mode::from_raw_mode(0o700);
 pub(crate) const LEAF: OFlags =
     OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
-/// `openat2` gives up with EAGAIN when something was renamed while it resolved. Nobody wins that
-/// race a hundred times in a row by accident.
+/// `openat2` gives up when something was renamed while it resolved: with EAGAIN, or, when it was
+/// renamed out of the share, with the EXDEV that otherwise means a mount. Nobody wins that race a
+/// hundred times in a row by accident.
 const RESOLVE_TRIES_MAX: usize = 100;
 
 /// Opens `path` beneath `dir`: through no link, no `..`, no mount.
@@ -294,13 +295,14 @@ pub(crate) fn open_beneath(
     } else {
         flags | LEAF
     };
+    let mut last = Errno::AGAIN;
     for _ in 0..RESOLVE_TRIES_MAX {
         match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno @ (Errno::AGAIN | Errno::XDEV | Errno::INTR)) => last = errno,
             opened => return opened,
         }
     }
-    Err(Errno::AGAIN)
+    Err(last)
 }
 
 /// The errors that prove that nothing stands under a path: a component is missing, is not a

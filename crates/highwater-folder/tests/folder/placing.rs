@@ -114,6 +114,26 @@ fn deletions_take_what_was_meant_and_nothing_else() {
     assert_eq!(share.staged(), []);
 }
 
+/// Only the change time, which nobody can set back, tells such an edit.
+#[test]
+fn an_edit_that_kept_its_size_and_time_stays_too() {
+    let mut share = Share::new();
+    share.write("f", "one");
+    share.scan();
+    let time = std::fs::metadata(share.path("f")).expect("facts").modified().expect("a time");
+    let expect = share.expect("f");
+    share.write("f", "two");
+    let file = std::fs::File::options().write(true).open(share.path("f")).expect("open");
+    file.set_modified(time).expect("set");
+    let deleted = share.place("f", EntryKind::Tombstone, expect.clone());
+    assert!(matches!(deleted, Placed::LocallyChanged), "{deleted:?}");
+    let placed = share.place("f", file_kind("one", 0o600), expect.clone());
+    assert!(matches!(placed, Placed::LocallyChanged), "{placed:?}");
+    let placed = share.place_file("f", "incoming", expect);
+    assert!(matches!(placed, Placed::LocallyChanged), "{placed:?}");
+    assert_eq!(share.read("f"), "two");
+}
+
 #[test]
 fn a_directory_with_something_in_it_gives_way_to_nothing() {
     let mut share = Share::new();
@@ -239,6 +259,8 @@ fn no_version_is_lost_between_an_edit_and_an_exchange() {
                 let next = own.path().join(version.to_string());
                 rustix::fs::renameat_with(at, &next, at, &target, RenameFlags::EXCHANGE)
                     .expect("exchanged");
+                // Now and then long enough for the engine to get through.
+                (0..version % 20 * 1000).for_each(|_| std::hint::spin_loop());
             }
             done.store(true, Ordering::Relaxed);
         });

@@ -63,7 +63,19 @@ fn a_control_directory_that_is_a_link_is_not_entered() {
 #[test]
 fn a_share_whose_root_is_not_the_same_loses_nothing() {
     type Harm = fn(&Share);
-    let rows: [(&str, Harm); 4] = [
+    let rows: [(&str, Harm); 6] = [
+        ("another share is mounted there", |share| {
+            let other = Marker { node: NodeId::from_bytes([8; 32]), ..marker() };
+            std::fs::remove_dir_all(share.dir.path()).expect("removed");
+            std::fs::create_dir(share.dir.path()).expect("made");
+            Root::create(share.dir.path(), &other).expect("a root");
+        }),
+        ("the marker became another share's", |share| {
+            let other = Marker { node: NodeId::from_bytes([8; 32]), ..marker() };
+            std::fs::remove_file(share.path(".highwater/marker")).expect("removed");
+            Root::create(share.dir.path(), &other).expect("a root");
+            std::fs::remove_dir_all(share.path("a")).expect("removed");
+        }),
         ("the marker is gone", |share| {
             std::fs::remove_dir_all(share.dir.path()).expect("removed");
             std::fs::create_dir(share.dir.path()).expect("made");

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use highwater_core::{EntryKind, Mode};
-use highwater_folder::{Expect, Placed, ProblemKind};
+use highwater_folder::{Expect, Placed, ProblemKind, Scope};
 use tempfile::TempDir;
 
 use crate::share::{Share, gone, key, problems};
@@ -88,6 +88,27 @@ fn unreadable() {
     for path in ["closed", "blind"] {
         chmod(&share, path, 0o700);
     }
+    share.scan();
+    closed_during_a_scan(&mut share);
+}
+
+/// What was missing when the directory could be read must be proved missing when it is reported.
+fn closed_during_a_scan(share: &mut Share) {
+    std::fs::remove_file(share.path("blind/a")).expect("removed");
+    share.write("open", "changed");
+    let mut findings = Vec::new();
+    let progress = highwater_folder::ScanProgress::default();
+    let (root, rules, index) = (&share.root, &share.rules, &share.index);
+    highwater_folder::scan(root, &Scope::Whole, rules, index, &progress, &mut |finding| {
+        chmod(share, "blind", 0o000);
+        findings.push(finding);
+        std::ops::ControlFlow::Continue(())
+    })
+    .expect("a scan");
+    chmod(share, "blind", 0o700);
+    assert_eq!(gone(&findings), [""; 0]);
+    let paths: Vec<_> = problems(&findings).iter().map(|p| p.path.as_str()).collect();
+    assert!(paths.contains(&"blind/a"), "{findings:?}");
 }
 
 #[test]

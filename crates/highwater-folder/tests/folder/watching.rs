@@ -104,6 +104,22 @@ fn a_tree_that_is_moved_in_is_watched_and_one_moved_away_has_its_new_name() {
 }
 
 #[test]
+fn a_tree_that_was_moved_away_is_no_longer_listened_to() {
+    let share = Share::new();
+    share.write("away/deep/f", "x");
+    let watched = watch(share);
+    let share = &watched.share;
+    let outside = tempfile::TempDir::new_in(share.dir.path().parent().expect("a parent"))
+        .expect("a directory");
+    std::fs::rename(share.path("away"), outside.path().join("away")).expect("moved away");
+    watched.await_hints(&["away"]);
+    std::fs::write(outside.path().join("away/deep/f"), "y").expect("written");
+    share.write("last", "x");
+    let hinted = watched.await_hints(&["last"]);
+    assert_eq!(hinted, BTreeSet::from([key("last")]));
+}
+
+#[test]
 fn nothing_is_missed_in_directories_that_are_made_and_filled_at_once() {
     let watched = watch(Share::new());
     let mut paths = Vec::new();
