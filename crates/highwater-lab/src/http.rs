@@ -1,4 +1,4 @@
-//! The one HTTP request that the lab makes: a GET of a JSON document, with a short patience.
+//! The HTTP requests that the lab makes: small, one to a connection, with a short patience.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,17 +11,26 @@ use anyhow::{Context, Result, bail};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Gets `path` from `addr` and returns the body of a `200` answer.
-pub(crate) fn get(addr: SocketAddr, path: &str, headers: &str) -> Result<Vec<u8>> {
-    let stream = TcpStream::connect_timeout(&addr, PATIENCE)
-        .with_context(|| format!("connecting to http://{addr}{path}"))?;
-    get_over(stream, path, headers).with_context(|| format!("GET http://{addr}{path}"))
+pub(crate) fn get(addr: SocketAddr, path: &str) -> Result<Vec<u8>> {
+    request(addr, "GET", path, "")
 }
 
-fn get_over(mut stream: TcpStream, path: &str, headers: &str) -> Result<Vec<u8>> {
+/// Asks `addr` and returns the body of a `200` answer. Each of `headers` ends its line.
+pub(crate) fn request(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> Result<Vec<u8>> {
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE)
+        .with_context(|| format!("connecting to http://{addr}{path}"))?;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\n{headers}");
+    exchange(stream, &head).with_context(|| format!("{method} http://{addr}{path}"))
+}
+
+fn exchange(mut stream: TcpStream, head: &str) -> Result<Vec<u8>> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    let host = stream.peer_addr()?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n");
+    let request = format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

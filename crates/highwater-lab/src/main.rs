@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::demo::{self, DemoOptions};
 use highwater_lab::script;
 
@@ -49,6 +50,27 @@ enum Work {
         #[arg(long)]
         keep: bool,
     },
+    /// Speed and size, beside rsync and Syncthing where they are installed
+    Bench {
+        /// The highwater program, from a release build
+        #[arg(long, default_value = "target/release/highwater")]
+        exe: PathBuf,
+        /// Only these rows, by name
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Only these contenders: highwater, rsync, syncthing
+        #[arg(long, value_delimiter = ',')]
+        contenders: Vec<String>,
+        /// How often each row is run; the median counts
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+        runs: u16,
+        /// Write the figures to this file as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Only list the rows
+        #[arg(long)]
+        list: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -68,6 +90,16 @@ fn run(work: Work) -> Result<bool> {
         Work::Proxy { listen, target } => script::run(listen, target).map(|()| true),
         Work::Demo { exe, json, keep } => {
             demo::run(DemoOptions { exe, json, keep }).map(|report| report.held)
+        }
+        Work::Bench { list: true, .. } => {
+            for (name, work) in bench::rows() {
+                println!("{name:<16}{work}");
+            }
+            Ok(true)
+        }
+        Work::Bench { exe, only, contenders, runs, json, list: false } => {
+            let options = BenchOptions { exe, only, contenders, runs: runs.into(), json };
+            bench::run(&options).map(|report| report.rows.iter().all(|row| row.failed.is_empty()))
         }
     }
 }

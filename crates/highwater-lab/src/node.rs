@@ -325,7 +325,7 @@ impl Resident {
 }
 
 fn status_at(place: &Place, addr: SocketAddr) -> Result<Status> {
-    let body = place.within(|| http::get(addr, "/api/v1/status", ""))?;
+    let body = place.within(|| http::get(addr, "/api/v1/status"))?;
     serde_json::from_slice(&body).with_context(|| format!("reading the status of {addr}"))
 }
 
