@@ -6,16 +6,18 @@
 //!
 //! 1. the file becomes tables of optional values, each checked on its own (`config/file.rs`);
 //! 2. variables `HIGHWATER_<SECTION>_<KEY>` replace single values (`config/env.rs`);
-//! 3. what is left open gets its default, and the whole is checked for contradictions (here).
+//! 3. what is left open gets its default (here), and the whole is checked for contradictions
+//!    (`config/check.rs`).
 //!
 //! `configs/node.toml` explains every key.
 
+mod check;
 mod env;
 mod file;
+mod source;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use file::{FileConfig, FilePeer, FileShare};
+use source::Source;
 pub(crate) use value::check_host_port;
 
 /// What the owner of a node decided.
@@ -201,9 +204,7 @@ impl Config {
             shares: resolve_each(&file.shares, |share| resolve_share(&source, share))?,
             peers: resolve_each(&file.peers, |peer| resolve_peer(&source, peer))?,
         };
-        check_people_names(&source, &config)?;
-        check_shares(&source, &config, &file)?;
-        check_peers(&source, &config, &file)?;
+        check::whole(&source, &config, &file)?;
         Ok(config)
     }
 
@@ -274,46 +275,6 @@ pub(crate) fn resolved(path: &Path) -> PathBuf {
     }
 }
 
-/// The text that values came from, to say where.
-struct Source<'a> {
-    text: &'a str,
-    path: &'a Path,
-}
-
-impl Source<'_> {
-    fn error(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {
-        // A value from the environment has no span in the file.
-        let place = if span.is_empty() {
-            self.path.display().to_string()
-        } else {
-            format!("{} line {}", self.path.display(), self.line(span.start))
-        };
-        ConfigError { place, message: message.into() }
-    }
-
-    fn syntax_error(&self, error: &toml::de::Error) -> ConfigError {
-        let message = error.message().replace('\n', ", ");
-        let Some(span) = error.span() else { return self.error(0..0, message) };
-        let key = self.key_at(span.start).filter(|key| !message.contains(&format!("`{key}`")));
-        let message = key.map_or(message.clone(), |key| format!("{key}: {message}"));
-        let offset = span.start.min(self.text.len().saturating_sub(1));
-        self.error(offset..offset + 1, message)
-    }
-
-    fn line(&self, offset: usize) -> usize {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        before.bytes().filter(|&b| b == b'\n').count() + 1
-    }
-
-    /// The key of the assignment that `offset` lies in.
-    fn key_at(&self, offset: usize) -> Option<&str> {
-        let start = self.text.get(..offset)?.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = self.text.get(start..)?.lines().next()?;
-        let (key, _) = line.split_once('=')?;
-        Some(key.trim())
-    }
-}
-
 fn resolve_each<T, R>(
     tables: &[T],
     resolve: impl Fn(&T) -> Result<R, ConfigError>,
@@ -370,72 +331,6 @@ fn required<T: Clone>(
     value.map(|value| value.get_ref().clone()).ok_or_else(|| {
         source.error(0..0, format!("{key}: every [[{section}]] needs this key; add it"))
     })
-}
-
-/// Longest name of a node or user, in characters: fits a table column.
-const PEOPLE_NAME_CHARS_MAX: usize = 64;
-
-fn check_people_names(source: &Source<'_>, config: &Config) -> Result<(), ConfigError> {
-    let own = [("node.name", &config.node.name), ("node.user", &config.node.user)];
-    for (key, name) in own.into_iter().chain(config.peers.iter().map(|p| ("peer.name", &p.name))) {
-        let length = name.chars().count();
-        if length == 0 || length > PEOPLE_NAME_CHARS_MAX || name.chars().any(char::is_control) {
-            let rule = format!("{key}: 1 to {PEOPLE_NAME_CHARS_MAX} printable characters");
-            return Err(source.error(0..0, rule));
-        }
-    }
-    Ok(())
-}
-
-fn check_shares(
-    source: &Source<'_>,
-    config: &Config,
-    file: &FileConfig,
-) -> Result<(), ConfigError> {
-    for (index, share) in config.shares.iter().enumerate() {
-        let table = &file.shares[index];
-        let path_span = table.path.as_ref().map_or(0..0, Spanned::span);
-        if !share.path.is_absolute() {
-            let message =
-                format!("path: {} is not absolute; start it with /", share.path.display());
-            return Err(source.error(path_span, message));
-        }
-        for other in &config.shares[..index] {
-            if other.name == share.name {
-                let span = table.name.as_ref().map_or(0..0, Spanned::span);
-                let message = format!("name: there are two shares named {}", share.name);
-                return Err(source.error(span, message));
-            }
-            if overlap(&other.path, &share.path) {
-                let message = format!(
-                    "path: shares {} and {} lie in one another; give each its own directory",
-                    other.name, share.name
-                );
-                return Err(source.error(path_span, message));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_peers(source: &Source<'_>, config: &Config, file: &FileConfig) -> Result<(), ConfigError> {
-    for (index, peer) in config.peers.iter().enumerate() {
-        let table = &file.peers[index];
-        if config.peers[..index].iter().any(|other| other.id == peer.id) {
-            let span = table.id.as_ref().map_or(0..0, Spanned::span);
-            return Err(source.error(span, format!("id: peer {} is listed twice", peer.id)));
-        }
-        for share in table.shares.iter().flatten() {
-            if config.share(share.get_ref()).is_none() {
-                let message = format!(
-                    "shares: there is no share named {}; add it with `highwater share add`",
-                    share.get_ref()
-                );
-                return Err(source.error(share.span(), message));
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
