@@ -27,7 +27,7 @@ use crate::events::WarningKind;
 use crate::net::{Context, http2};
 use crate::service::{Admission, Opened, SyncService};
 use crate::session::{Session, Streams};
-use crate::socket::Tapped;
+use crate::socket::{CutOnDrop, Tapped};
 use crate::tls;
 
 /// A handshake takes two round trips; this is enough on a line with a latency of 2 s.
@@ -80,7 +80,7 @@ pub(crate) async fn serve(
         .max_frame_size(http2::FRAME_BYTES_MAX)
         .max_concurrent_streams(http2::STREAMS_MAX)
         .http2_max_header_list_size(http2::HEADER_LIST_BYTES_MAX)
-        .add_service(SyncService::server(context.pins.clone()))
+        .add_service(SyncService::server(context.pins.clone(), context.hello.clone()))
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
             // An error means that the net is gone: stop as well.
             let _ = stopped.wait_for(|stop| *stop).await;
@@ -147,30 +147,34 @@ impl Door {
         addr: SocketAddr,
         stream: TlsStream<Tapped>,
     ) -> Option<Session> {
-        let wire = stream.get_ref().0.wire();
+        let connection = CutOnDrop::new(stream.get_ref().0.wire());
         let (opened, mut streams) = mpsc::channel(2);
-        let admission = Admission { peer, wire: wire.clone(), opened };
+        let admission = Admission { peer, wire: connection.wire(), opened };
         self.secured.send(Ok(Secured { stream, admission })).await.ok()?;
         let both = timeout(OPENING_TIMEOUT, async { (streams.recv().await, streams.recv().await) });
         let (control, content) = match both.await {
             Ok((Some(first @ Opened::Control { .. }), Some(second))) => (first, second),
             Ok((Some(first), Some(second))) => (second, first),
-            Ok(_) | Err(_) => {
-                wire.cut();
-                return None;
-            }
+            Ok(_) | Err(_) => return None,
         };
         let (
             Opened::Control { outlets, incoming: control_in },
             Opened::Content { content, incoming: content_in },
         ) = (control, content)
         else {
-            wire.cut();
             return None;
         };
-        let streams =
-            Streams { peer, addr, wire, outlets, content, control_in, content_in, channel: None };
-        match streams.greet(&self.context.hello).await {
+        let streams = Streams {
+            peer,
+            addr,
+            connection,
+            outlets,
+            content,
+            control_in,
+            content_in,
+            channel: None,
+        };
+        match streams.greet().await {
             Ok(session) => Some(session),
             Err(error) => {
                 self.report(peer, addr, &error);

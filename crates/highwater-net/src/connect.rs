@@ -14,16 +14,17 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::dial::{AttemptId, Failure};
+use crate::dial::{AttemptId, CONNECT_TIMEOUT, Failure};
 use crate::events::WarningKind;
 use crate::net::{Context, http2};
 use crate::proto::sync_client::SyncClient;
 use crate::session::{GreetingError, Session, Streams, content_out, control_out, describe};
-use crate::socket::Tapped;
+use crate::socket::{CutOnDrop, Tapped};
 use crate::tls;
 
 /// Addresses of a host that one attempt may use.
@@ -100,12 +101,12 @@ pub(crate) async fn dial(
     let unreached = |source| DialError::Connect { addr: addr.clone(), source };
     let remote = tcp.peer_addr().map_err(unreached)?;
     let tapped = Tapped::new(tcp, context.clock).map_err(unreached)?;
-    let wire = tapped.wire();
+    let connection = CutOnDrop::new(tapped.wire());
     let stream = secure(&context, peer, &addr, tapped).await?;
     let channel = channel(stream).await.map_err(|error| refusal(&addr, describe(&error)))?;
 
-    let (outlets, control_frames) = control_out(wire.clone());
-    let (content, content_frames) = content_out(wire.clone());
+    let (outlets, control_frames) = control_out(connection.wire(), &context.hello);
+    let (content, content_frames) = content_out(connection.wire());
     let client = SyncClient::new(channel.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -116,14 +117,14 @@ pub(crate) async fn dial(
     let streams = Streams {
         peer,
         addr: remote,
-        wire,
+        connection,
         outlets,
         content,
         control_in: control_in.into_inner(),
         content_in: content_in.into_inner(),
         channel: Some(channel),
     };
-    let greeted = streams.greet(&context.hello).await;
+    let greeted = streams.greet().await;
     greeted.map_err(|source| DialError::Greeting { addr, source })
 }
 
@@ -138,8 +139,10 @@ async fn reach(addr: &str, attempt: AttemptId) -> Result<TcpStream, DialError> {
     }
     let shift = (attempt.0 % addresses.len() as u64) as usize;
     addresses.rotate_left(shift);
-    TcpStream::connect(addresses.as_slice())
+    let timed_out = |_| DialError::TimedOut { addr: addr.to_owned(), after: CONNECT_TIMEOUT };
+    timeout(CONNECT_TIMEOUT, TcpStream::connect(addresses.as_slice()))
         .await
+        .map_err(timed_out)?
         .map_err(|source| DialError::Connect { addr: addr.to_owned(), source })
 }
 

@@ -17,10 +17,13 @@ use crate::retry::Delays;
 
 /// While earlier attempts hang, another one starts this often.
 pub(crate) const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
-/// An attempt is given up after this long: three round trips of a line with 1.5 s each.
-pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A TCP connection must stand within this time: one round trip, and one packet lost.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An attempt is given up after this long in all: three round trips of a line with a latency of
+/// 2 s each way.
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
 /// Attempts open at once: those that start within one time-out.
-pub(crate) const ATTEMPTS_MAX: usize = 10;
+pub(crate) const ATTEMPTS_MAX: usize = 24;
 const _: () = assert!(
     ATTEMPT_TIMEOUT.as_millis() <= ATTEMPT_EVERY.as_millis() * ATTEMPTS_MAX as u128,
     "the cap must not stop fresh attempts while old ones hang"

@@ -272,7 +272,7 @@ impl Context {
             session.dismiss(Goodbye::NotAPeer).await;
             return;
         };
-        if let Err(unread) = mailbox.send(PeerEvent::Arrived(session)).await
+        if let Err(unread) = mailbox.send(PeerEvent::Arrived(Box::new(session))).await
             && let PeerEvent::Arrived(session) = unread.0
         {
             session.dismiss(Goodbye::NotAPeer).await;

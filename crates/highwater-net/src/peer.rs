@@ -41,7 +41,7 @@ pub(crate) struct Orders {
 /// What reaches a peer's task from elsewhere.
 pub(crate) enum PeerEvent {
     /// The peer has dialled and chosen this connection.
-    Arrived(Session),
+    Arrived(Box<Session>),
     /// A link's health has changed.
     Health(LinkNumber, Health),
 }
@@ -69,7 +69,7 @@ impl HealthReport {
 enum Done {
     Ended(LinkNumber, DownReason),
     /// Another run of the peer's daemon was held back; did the current link answer?
-    Asked(Session, bool),
+    Asked(Box<Session>, bool),
     Dismissed,
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct PeerTask {
     own_mailbox: mpsc::WeakSender<PeerEvent>,
     state: Arc<Mutex<PeerState>>,
     dialer: Dialer,
-    attempts: JoinSet<(AttemptId, Result<Session, DialError>)>,
+    attempts: JoinSet<(AttemptId, Result<Box<Session>, DialError>)>,
     work: JoinSet<Done>,
     current: Option<Current>,
     links: u64,
@@ -192,7 +192,7 @@ impl PeerTask {
             self.attempts.spawn(async move {
                 let dialled = timeout(ATTEMPT_TIMEOUT, dial(context, peer, addr.clone(), attempt));
                 let timed_out = DialError::TimedOut { addr, after: ATTEMPT_TIMEOUT };
-                (attempt, dialled.await.unwrap_or(Err(timed_out)))
+                (attempt, dialled.await.unwrap_or(Err(timed_out)).map(Box::new))
             });
         }
     }
@@ -209,7 +209,7 @@ impl PeerTask {
         }
     }
 
-    async fn attempted(&mut self, attempt: AttemptId, result: Result<Session, DialError>) {
+    async fn attempted(&mut self, attempt: AttemptId, result: Result<Box<Session>, DialError>) {
         match result {
             // Several attempts may get through at once when a line returns; the first was chosen.
             Ok(session) if !self.dialer.is_open(attempt) => {
@@ -237,7 +237,7 @@ impl PeerTask {
     }
 
     /// Lets a new session compete with the current link.
-    async fn compete(&mut self, session: Session) {
+    async fn compete(&mut self, session: Box<Session>) {
         if let Some(reason) = self.leaving() {
             self.dismiss(session, reason);
             return;
@@ -273,7 +273,7 @@ impl PeerTask {
         }
     }
 
-    async fn take_over(&mut self, session: Session, claim: Claim) {
+    async fn take_over(&mut self, session: Box<Session>, claim: Claim) {
         if let Some(old) = self.current.take() {
             old.handle.close(Goodbye::Replaced);
         }
@@ -297,7 +297,7 @@ impl PeerTask {
         }
     }
 
-    fn dismiss(&mut self, session: Session, reason: Goodbye) {
+    fn dismiss(&mut self, session: Box<Session>, reason: Goodbye) {
         self.work.spawn(async move {
             session.dismiss(reason).await;
             Done::Dismissed
@@ -309,7 +309,9 @@ impl PeerTask {
             Done::Ended(number, reason) => self.ended(number, reason),
             Done::Asked(session, answered) => {
                 self.asking -= 1;
-                if answered && self.current.is_some() {
+                if let Some(reason) = self.leaving() {
+                    self.dismiss(session, reason);
+                } else if answered && self.current.is_some() {
                     self.refuse_clone(session);
                 } else {
                     let claim = self.claim(&session);
@@ -320,7 +322,7 @@ impl PeerTask {
         }
     }
 
-    fn refuse_clone(&mut self, session: Session) {
+    fn refuse_clone(&mut self, session: Box<Session>) {
         let message = format!(
             "two running daemons use the identity of the peer {}; the later one was refused: stop \
              one of the two, and give a copied home its own identity",

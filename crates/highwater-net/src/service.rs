@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use highwater_core::NodeId;
-use highwater_core::wire::{Content, MESSAGE_BYTES_MAX};
+use highwater_core::wire::{Content, Hello, MESSAGE_BYTES_MAX};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -33,12 +33,13 @@ pub(crate) enum Opened {
 /// Hands the streams of admitted connections over.
 pub(crate) struct SyncService {
     pins: Arc<Pins>,
+    hello: Hello,
 }
 
 impl SyncService {
     /// The service, with its limits, ready to be served.
-    pub(crate) fn server(pins: Arc<Pins>) -> SyncServer<Self> {
-        SyncServer::new(Self { pins })
+    pub(crate) fn server(pins: Arc<Pins>, hello: Hello) -> SyncServer<Self> {
+        SyncServer::new(Self { pins, hello })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -71,7 +72,7 @@ impl Sync for SyncService {
         request: Request<Streaming<proto::ControlFrame>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let admission = self.admission(&request)?;
-        let (outlets, outgoing) = control_out(admission.wire.clone());
+        let (outlets, outgoing) = control_out(admission.wire.clone(), &self.hello);
         let opened = Opened::Control { outlets, incoming: request.into_inner() };
         hand_over(&admission, opened).await?;
         Ok(Response::new(Box::pin(outgoing.map(Ok))))

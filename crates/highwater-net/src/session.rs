@@ -26,7 +26,7 @@ use crate::events::{DownReason, Link, LinkHandle, LinkShared};
 use crate::link::Health;
 use crate::peer::HealthReport;
 use crate::proto;
-use crate::socket::Wire;
+use crate::socket::{CutOnDrop, Wire};
 use crate::wire::{self, BadFrame};
 
 /// Control messages waiting in either direction. Batches are limited to a few in flight by the
@@ -37,8 +37,9 @@ const CONTENT_QUEUE_MAX: usize = 32;
 /// Probes and their answers waiting to be sent. A peer that pings faster than they leave gets no
 /// answers to the rest.
 const URGENT_QUEUE_MAX: usize = 16;
-/// How long a greeting may take: one round trip of a line with a latency of 2 s.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the peer's next step may take while a link is set up: two round trips of a line with
+/// a latency of 2 s.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a goodbye is given to arrive before the connection is cut.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -57,10 +58,12 @@ pub(crate) struct ControlOut {
     ended: bool,
 }
 
-/// An outgoing control stream and what feeds it.
-pub(crate) fn control_out(wire: Arc<Wire>) -> (Outlets, ControlOut) {
+/// An outgoing control stream and what feeds it. `hello` is on it already, as its first message.
+pub(crate) fn control_out(wire: Arc<Wire>, hello: &Hello) -> (Outlets, ControlOut) {
     let (urgent, urgent_rx) = mpsc::channel(URGENT_QUEUE_MAX);
     let (control, control_rx) = mpsc::channel(CONTROL_QUEUE_MAX);
+    // A new queue has room for one message.
+    let _ = urgent.try_send(Control::Hello(hello.clone()));
     let out = ControlOut { urgent: urgent_rx, control: control_rx, wire, ended: false };
     (Outlets { urgent, control }, out)
 }
@@ -117,7 +120,7 @@ impl Stream for ContentOut {
 pub(crate) struct Streams {
     pub(crate) peer: NodeId,
     pub(crate) addr: SocketAddr,
-    pub(crate) wire: Arc<Wire>,
+    pub(crate) connection: CutOnDrop,
     pub(crate) outlets: Outlets,
     pub(crate) content: mpsc::Sender<Content>,
     pub(crate) control_in: Streaming<proto::ControlFrame>,
@@ -142,12 +145,8 @@ pub(crate) enum GreetingError {
 }
 
 impl Streams {
-    /// Says Hello and waits for the peer's.
-    pub(crate) async fn greet(mut self, own: &Hello) -> Result<Session, GreetingError> {
-        let greeting = Control::Hello(own.clone());
-        if self.outlets.urgent.try_send(greeting).is_err() {
-            return Err(GreetingError::Broken("it closed before the greeting".to_owned()));
-        }
+    /// Waits for the peer's Hello; ours is on its way.
+    pub(crate) async fn greet(mut self) -> Result<Session, GreetingError> {
         match self.next_control().await {
             Ok(Control::Hello(hello)) if hello.protocol == PROTOCOL => {
                 Ok(Session { hello, streams: self })
@@ -160,10 +159,7 @@ impl Streams {
                 self.dismiss(Goodbye::Misbehaved).await;
                 Err(GreetingError::Misbehaved("it did not greet first".to_owned()))
             }
-            Err(error) => {
-                self.wire.cut();
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 
@@ -181,14 +177,13 @@ impl Streams {
         }
     }
 
-    /// Says goodbye, gives it a moment to arrive, and cuts the connection.
+    /// Says goodbye and gives it a moment to arrive.
     async fn dismiss(&mut self, reason: Goodbye) {
         if self.outlets.urgent.try_send(Control::Goodbye(reason)).is_ok() {
             let drained = async { while let Ok(Some(_)) = self.control_in.message().await {} };
             // A peer that does not hang up in time is cut off like one that does.
             let _ = timeout(FAREWELL_TIMEOUT, drained).await;
         }
-        self.wire.cut();
     }
 }
 
@@ -222,10 +217,7 @@ impl Session {
                 self.streams.dismiss(Goodbye::Misbehaved).await;
                 Err(GreetingError::Misbehaved("it spoke before it chose the link".to_owned()))
             }
-            Err(error) => {
-                self.streams.wire.cut();
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 
@@ -238,7 +230,7 @@ impl Session {
     pub(crate) fn into_link(self, clock: Clock) -> (Link, Driver) {
         let dialled = self.dialled();
         let Session { hello, streams } = self;
-        let shared = Arc::new(LinkShared::new(clock, streams.wire.clone()));
+        let shared = Arc::new(LinkShared::new(clock, streams.connection.wire()));
         let (control_tx, control_in) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (content_tx, content_in) = mpsc::channel(CONTENT_QUEUE_MAX);
         let link = Link {
@@ -285,9 +277,7 @@ impl Driver {
         match &reason {
             DownReason::Closed(goodbye) => self.streams.dismiss(*goodbye).await,
             DownReason::Misbehaved(_) => self.streams.dismiss(Goodbye::Misbehaved).await,
-            DownReason::ClosedByPeer(_) | DownReason::Silent | DownReason::Broken(_) => {
-                self.streams.wire.cut();
-            }
+            DownReason::ClosedByPeer(_) | DownReason::Silent | DownReason::Broken(_) => {}
         }
         self.shared.down.send_replace(Some(reason.clone()));
         reason

@@ -76,6 +76,28 @@ impl Wire {
     }
 }
 
+/// Cuts a connection when it is dropped: whoever gives up a connection, in whatever way, leaves
+/// nothing of it behind, not even data that waits to be sent into a silent line.
+#[derive(Debug)]
+pub(crate) struct CutOnDrop(Arc<Wire>);
+
+impl CutOnDrop {
+    pub(crate) fn new(wire: Arc<Wire>) -> Self {
+        Self(wire)
+    }
+
+    /// The connection, for those who only look.
+    pub(crate) fn wire(&self) -> Arc<Wire> {
+        self.0.clone()
+    }
+}
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
+
 /// A TCP stream that keeps its [`Wire`] up to date.
 #[derive(Debug)]
 pub(crate) struct Tapped {

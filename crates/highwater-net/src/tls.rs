@@ -224,3 +224,94 @@ impl fmt::Debug for PinnedPeers {
         f.debug_tuple("PinnedPeers").field(&self.pins).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use rustls::{ClientConnection, ServerConnection};
+
+    fn identity() -> Identity {
+        let home = tempfile::tempdir().expect("temporary directory");
+        Identity::create(home.path()).expect("identity")
+    }
+
+    fn pins(ids: &[NodeId]) -> Arc<Pins> {
+        let pins = Arc::new(Pins::default());
+        ids.iter().for_each(|id| pins.insert(*id));
+        pins
+    }
+
+    /// `victim`'s certificate with `thief`'s key.
+    fn stolen(victim: &Identity, thief: &Identity) -> Arc<SingleCertAndKey> {
+        let key = provider().key_provider.load_private_key(thief.private_key()).expect("key");
+        Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![victim.certificate()], key)))
+    }
+
+    /// Plays the handshake until both sides are content or one is not.
+    fn shake(client: ClientConfig, server: ServerConfig) -> Result<(), rustls::Error> {
+        let name = ServerName::try_from("highwater.invalid").expect("name");
+        let mut client = ClientConnection::new(Arc::new(client), name)?;
+        let mut server = ServerConnection::new(Arc::new(server))?;
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).expect("to memory");
+            server.read_tls(&mut bytes.as_slice()).expect("from memory");
+            server.process_new_packets()?;
+            bytes.clear();
+            server.write_tls(&mut bytes).expect("to memory");
+            client.read_tls(&mut bytes.as_slice()).expect("from memory");
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn two_peers_shake_hands_and_nobody_else_does() {
+        let (a, b, stranger) = (identity(), identity(), identity());
+        let server = || server_config(&b, pins(&[a.node_id()])).expect("server");
+        let client = |who, whom| client_config(who, whom).expect("client");
+        shake(client(&a, b.node_id()), server()).expect("peers");
+        assert!(shake(client(&a, stranger.node_id()), server()).is_err(), "another node answers");
+        assert!(shake(client(&stranger, b.node_id()), server()).is_err(), "a stranger dials");
+    }
+
+    #[test]
+    fn a_copied_certificate_without_its_key_proves_nothing() {
+        let (a, b, thief) = (identity(), identity(), identity());
+        let server = || server_config(&b, pins(&[a.node_id()])).expect("server");
+        let client = || client_config(&a, b.node_id()).expect("client");
+
+        let mut posing_as_a = client();
+        posing_as_a.client_auth_cert_resolver = stolen(&a, &thief);
+        let refused = shake(posing_as_a, server());
+        assert!(matches!(refused, Err(rustls::Error::InvalidCertificate(_))), "{refused:?}");
+
+        let mut posing_as_b = server();
+        posing_as_b.cert_resolver = stolen(&b, &thief);
+        let refused = shake(client(), posing_as_b);
+        assert!(matches!(refused, Err(rustls::Error::InvalidCertificate(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_client_without_a_certificate_is_refused() {
+        let (a, b) = (identity(), identity());
+        let server = server_config(&b, pins(&[a.node_id()])).expect("server");
+        let mut client = client_config(&a, b.node_id()).expect("client");
+        client.client_auth_cert_resolver = Arc::new(NoCertificate);
+        assert_eq!(shake(client, server), Err(rustls::Error::NoCertificatesPresented));
+    }
+
+    #[derive(Debug)]
+    struct NoCertificate;
+
+    impl rustls::client::ResolvesClientCert for NoCertificate {
+        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+
+        fn has_certs(&self) -> bool {
+            false
+        }
+    }
+}

@@ -216,7 +216,7 @@ fn ask(ask: proto::request::Ask) -> Result<Ask, BadFrame> {
         }
         Wire::Smalls(contents) => {
             let field = "request.smalls";
-            let whole = contents.len() % HASH_BYTES == 0;
+            let whole = contents.len().is_multiple_of(HASH_BYTES);
             ensure(field, "must be whole hashes of 32 bytes", whole)?;
             let count = contents.len() / HASH_BYTES;
             ensure(field, "must be 1 to 256 hashes", (1..=SMALLS_MAX).contains(&count))?;
@@ -250,7 +250,7 @@ fn reply(part: proto::reply::Part) -> Result<Reply, BadFrame> {
 
 fn chunks(records: &Bytes) -> Result<Vec<Chunk>, BadFrame> {
     let field = "manifest.chunks";
-    let whole = records.len() % CHUNK_RECORD_BYTES == 0;
+    let whole = records.len().is_multiple_of(CHUNK_RECORD_BYTES);
     ensure(field, "must be whole records of 36 bytes", whole)?;
     let count = records.len() / CHUNK_RECORD_BYTES;
     ensure(field, "must be at most 4096 records", count <= MANIFEST_PART_MAX)?;
