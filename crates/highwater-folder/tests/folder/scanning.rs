@@ -413,3 +413,51 @@ fn a_scan_stops_when_it_is_told_to_and_takes_nothing_for_gone() {
     );
     assert!(matches!(result, Err(highwater_folder::ScanError::Stopped)));
 }
+
+/// Mounts over a directory of a share, and takes the mount away again whatever happens.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn bind(from: &std::path::Path, over: std::path::PathBuf) -> Self {
+        let status =
+            std::process::Command::new("mount").arg("--bind").arg(from).arg(&over).status();
+        assert!(status.expect("mount").success());
+        Self(over)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// Bound from the same file system, so that not even the device number tells.
+#[test]
+#[ignore = "mounts, so it needs root"]
+fn what_a_mount_covers_is_untouched_and_the_mount_is_not_entered() {
+    let mut share = Share::new();
+    share.write("dir/a/b", "x");
+    share.write("file", "x");
+    share.scan();
+    let outside = tempfile::TempDir::new_in(share.dir.path().parent().expect("a parent"))
+        .expect("a directory");
+    std::fs::write(outside.path().join("foreign"), "x").expect("written");
+    let _over_dir = Mounted::bind(outside.path(), share.path("dir"));
+    let _over_file = Mounted::bind(&outside.path().join("foreign"), share.path("file"));
+    let _loop = {
+        std::fs::create_dir(share.path("loop")).expect("made");
+        Mounted::bind(share.dir.path(), share.path("loop"))
+    };
+    for findings in [share.scan(), share.scan_paths(&["dir/a/b", "file"])] {
+        assert_eq!(gone(&findings), [""; 0]);
+        assert_eq!(changed(&findings), [""; 0]);
+        assert!(problems(&findings).iter().all(|p| p.kind == ProblemKind::MountPoint));
+        assert!(problems(&findings).len() >= 2, "{findings:?}");
+    }
+    let tombstone = highwater_core::EntryKind::Tombstone;
+    let placed = share.place("dir/a/b", tombstone, share.expect("dir/a/b"));
+    assert!(matches!(placed, highwater_folder::Placed::Failed(_)), "{placed:?}");
+    let placed = share.place_file("dir/new", "x", highwater_folder::Expect::Absent);
+    assert!(matches!(placed, highwater_folder::Placed::Failed(_)), "{placed:?}");
+}
