@@ -1,6 +1,7 @@
 //! What may happen to a folder: it vanishes, it is emptied, its node restarts, its mode is set.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use highwater_lab::cluster::{Cluster, SHARE};
@@ -180,5 +181,58 @@ fn a_send_only_share_gives_and_does_not_take() {
         }
         ensure!(!cluster.folder(A).join("of b").exists(), "a send-only share took");
         Ok(())
+    });
+}
+
+/// A small filesystem of its own, unmounted when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path, options: &str) -> Result<SmallDisk> {
+        fs::create_dir_all(at)?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at);
+        ensure!(mount.status()?.success(), "mounting {}", at.display());
+        Ok(SmallDisk(at.to_owned()))
+    }
+
+    fn grow(&self, options: &str) -> Result<()> {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,{options}")]).arg(&self.0);
+        ensure!(mount.status()?.success(), "remounting {}", self.0.display());
+        Ok(())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_reported_and_the_share_goes_on_when_there_is_room() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: a small filesystem can only be mounted by root");
+        return;
+    }
+    with_cluster(&["a", "b"], &[], |cluster| {
+        cluster.nodes[B].run(&["share", "remove", SHARE])?;
+        let disk = SmallDisk::mount(&cluster.dir().join("small"), "size=16m")?;
+        let folder = cluster.folder(B);
+        fs::remove_dir_all(&folder)?;
+        std::os::unix::fs::symlink(&disk.0, &folder)?;
+        let path = disk.0.to_str().context("not UTF-8")?;
+        cluster.nodes[B].run(&["share", "add", SHARE, path])?;
+        cluster.link(B, A)?;
+        tree::write_file(&cluster.folder(A).join("too big"), 24 * 1024 * 1024, 1)?;
+        fs::write(cluster.folder(A).join("small"), "fits")?;
+        cluster.start_all()?;
+        let full =
+            |status: &Status| status.share(SHARE).is_some_and(|share| !share.problems.is_empty());
+        cluster.nodes[B].wait_until("the full disk is reported", PATIENCE, full)?;
+        ensure!(!disk.0.join("too big").exists(), "a part of a file is under its name");
+        disk.grow("size=64m")?;
+        cluster.wait_agreed(PATIENCE)
     });
 }
