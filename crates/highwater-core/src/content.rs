@@ -231,7 +231,7 @@ impl PrefixHasher {
     fn close_group(&mut self) {
         let mut right = self.group.finalize_non_root();
         let mut groups = self.state.bytes / GROUP_BYTES + 1;
-        while groups % 2 == 0 {
+        while groups.is_multiple_of(2) {
             let left = self.state.subtrees.pop().unwrap_or_default();
             right = merge_subtrees_non_root(&left, &right, Mode::Hash);
             groups /= 2;

@@ -18,6 +18,7 @@ pub mod log;
 pub mod merge;
 pub mod observe;
 pub mod version;
+pub mod window;
 pub mod wire;
 
 pub use chunk::{ChunkSizes, Cutter, SMALL_BYTES_MAX};

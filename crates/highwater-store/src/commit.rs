@@ -53,10 +53,13 @@ impl Commit {
         self.put(entry_key(share, &row.entry.key), encode(row));
     }
 
-    /// Forgets an index row and its position, so that the entry is as if never seen here.
-    pub fn forget_entry(&mut self, share: ShareNumber, key: &Key, seq: Seq) {
+    /// Forgets an index row, and the position that it leaves, so that the entry is as if never
+    /// seen here.
+    pub fn forget_entry(&mut self, share: ShareNumber, key: &Key, old_seq: Option<Seq>) {
         self.delete(entry_key(share, key));
-        self.delete(log_key(share, seq));
+        if let Some(old_seq) = old_seq {
+            self.delete(log_key(share, old_seq));
+        }
     }
 
     /// Records an entry as wanted.

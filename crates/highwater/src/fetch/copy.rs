@@ -1,0 +1,78 @@
+//! Stages contents that stand elsewhere in the share: renames and copies move nothing over the
+//! network.
+
+use highwater_core::{ContentHash, Key};
+use highwater_folder::{ContentFile, StageFile, read_content};
+
+use super::{FetchError, Fetched, Ground, Staged};
+
+/// One content to be copied.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    pub(crate) content: ContentHash,
+    pub(crate) size: u64,
+    /// Where it stands; `None` for the empty content.
+    pub(crate) from: Option<Key>,
+}
+
+/// Copies that are reported together.
+const REPORT_MAX: usize = 128;
+
+/// Copies all of them and reports each.
+pub(crate) async fn run(ground: Ground, copies: Vec<Copy>) {
+    let mut copies = copies.into_iter().peekable();
+    while copies.peek().is_some() {
+        let some: Vec<Copy> = copies.by_ref().take(REPORT_MAX).collect();
+        let disk = ground.clone();
+        let copied = tokio::task::spawn_blocking(move || {
+            some.into_iter().map(|copy| copy_one(&disk, &copy)).collect::<Vec<_>>()
+        });
+        match copied.await {
+            // The share is gone: nobody is left to care.
+            Ok(outcomes) => drop(ground.outcomes.send(outcomes).await),
+            Err(panic) => tracing::error!(%panic, "copying within the share failed"),
+        }
+    }
+}
+
+fn copy_one(ground: &Ground, copy: &Copy) -> Fetched {
+    let content = copy.content;
+    match stage(ground, copy) {
+        Ok(staged) => {
+            ground.counters.content_bytes_reused.add(copy.size);
+            Fetched::Staged(staged)
+        }
+        Err(why) => Fetched::Failed { content, why },
+    }
+}
+
+fn stage(ground: &Ground, copy: &Copy) -> Result<Staged, FetchError> {
+    let slot = ground.slots.next();
+    let stage = ground.root.stage();
+    let file = stage.create(&slot, copy.size)?;
+    if let Some(from) = &copy.from {
+        let copied = ground
+            .root
+            .open_content(from)
+            .map_err(|_| FetchError::SourceChanged)
+            .and_then(|source| copy_verified(&source, &file, copy));
+        if let Err(why) = copied {
+            // A slot that is left behind is cleared away at the next start.
+            let _ = stage.remove(&slot);
+            return Err(why);
+        }
+    }
+    Ok(Staged { content: copy.content, slot, manifest: None, transfer: None })
+}
+
+fn copy_verified(source: &ContentFile, file: &StageFile, copy: &Copy) -> Result<(), FetchError> {
+    file.copy_from(source, 0, 0, copy.size).map_err(|error| match error {
+        highwater_folder::StageError::SourceShrunk(_) => FetchError::SourceChanged,
+        other => other.into(),
+    })?;
+    match read_content(file.file(), copy.size) {
+        Ok((found, _)) if found == copy.content => Ok(()),
+        Ok(_) => Err(FetchError::SourceChanged),
+        Err(error) => Err(FetchError::Local(error.to_string())),
+    }
+}

@@ -1,0 +1,535 @@
+//! One large content, chunk by chunk, from every peer that has it.
+//!
+//! The order of a transfer: its manifest; what of it is staged already, or stands elsewhere in the
+//! share; then the missing runs, asked of all sources as far as their windows have room. Bytes are
+//! verified and written on a blocking thread while more arrive. Syncs run beside it: what was
+//! written when one began is durable when it ends, is recorded then, and acknowledged after. A
+//! crash loses what was written since the last record, and nothing before it is asked for again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use highwater_core::fetch::{ChunkSet, Fetch};
+use highwater_core::wire::{Acked, Ask, Content, Refusal, Reply, RequestId};
+use highwater_core::{ContentHash, Key, Manifest};
+use highwater_folder::Slot;
+use highwater_store::{Commit, StoreError};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::source::{LinkId, Source};
+use super::transfer::Shown;
+use super::writer::{Shelf, Snapshot, WriteError, Writer, Written};
+use super::{FetchError, Fetched, Ground, Staged};
+use crate::report::TransferState;
+use crate::router::{Arrival, Inbox};
+
+/// A sync begins when this much is written and not durable: what a killed receiver asks for again.
+const SYNC_BYTES: u64 = 1024 * 1024;
+/// Or when this much time has passed since the last one.
+const SYNC_AFTER: Duration = Duration::from_millis(500);
+/// Bytes that are verified and written in one go.
+const WRITE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Contents smaller than this are fetched again rather than recorded while they are under way: a
+/// record costs a durable commit.
+const RECORD_FROM: u64 = 2 * 1024 * 1024;
+/// A request that brings nothing for this long, on a link that is up, is given up.
+const STALL: Duration = Duration::from_secs(10);
+/// How long a source that lacks the content is left alone.
+const LACKING: Duration = Duration::from_secs(1);
+/// How often stalls and overdue syncs are looked for.
+const TICK: Duration = Duration::from_millis(100);
+/// Bytes reused in one go, between looks at what else is to do.
+const REUSE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Fetches one content and reports the outcome to the share.
+pub(crate) async fn fetch(
+    ground: Ground,
+    permits: Arc<Semaphore>,
+    content: ContentHash,
+    size: u64,
+    key: Key,
+) {
+    // The semaphore is never closed.
+    let Ok(_permit) = permits.acquire_owned().await else { return };
+    let outcomes = ground.outcomes.clone();
+    let shown = ground.transfers.begin(&ground.share, &key, content, size);
+    let outcome = match transfer(ground, content, size, &shown).await {
+        Ok(manifest) => {
+            shown.set_state(TransferState::Applying, None);
+            Fetched::Staged(Staged {
+                content,
+                slot: Slot::partial(content),
+                manifest: Some(manifest),
+                transfer: Some(shown),
+            })
+        }
+        Err(why) => Fetched::Failed { content, why },
+    };
+    // The share is gone: nobody is left to care.
+    let _ = outcomes.send(vec![outcome]).await;
+}
+
+async fn transfer(
+    ground: Ground,
+    content: ContentHash,
+    size: u64,
+    shown: &Shown,
+) -> Result<Arc<Manifest>, FetchError> {
+    let manifest = Arc::new(manifest(&ground, content, size).await?);
+    let disk = ground.clone();
+    let opening = Arc::clone(&manifest);
+    let (writer, durable, acked) = blocking(move || {
+        Writer::open(&disk.root, &disk.store, disk.number, opening)
+    })
+    .await?;
+    shown.acked(acked);
+    if acked > 0 {
+        shown.resumed();
+    }
+    let (inbox, arrivals) = mpsc::unbounded_channel();
+    let fetch = Fetch::new(&manifest, writer.held.clone());
+    let transfer = Transfer {
+        ground,
+        shown,
+        manifest: Arc::clone(&manifest),
+        fetch,
+        writer: Some(writer),
+        durable,
+        inbox,
+        arrivals,
+        asked: BTreeMap::new(),
+        lacking: BTreeMap::new(),
+        served_by: BTreeSet::new(),
+        syncing: None,
+        synced: Instant::now(),
+        broken: false,
+    };
+    transfer.run().await?;
+    Ok(manifest)
+}
+
+/// The manifest from the store, or from the first peer that has it.
+async fn manifest(
+    ground: &Ground,
+    content: ContentHash,
+    size: u64,
+) -> Result<Manifest, FetchError> {
+    let (store, number) = (Arc::clone(&ground.store), ground.number);
+    if let Some(known) = blocking(move || Ok(store.manifest(number, &content, size)?)).await? {
+        return Ok(known);
+    }
+    let mut sources = ground.sources.clone();
+    loop {
+        let now = sources.borrow_and_update().clone();
+        for source in &now {
+            if let Some(manifest) = ask_manifest(ground, source, content).await
+                && manifest.size() == size
+            {
+                return Ok(manifest);
+            }
+        }
+        // Nobody has it now; a peer that comes or changes may.
+        let _ = timeout(LACKING, sources.changed()).await;
+        if now.is_empty() && sources.has_changed().is_err() {
+            sleep(LACKING).await;
+        }
+    }
+}
+
+async fn ask_manifest(
+    ground: &Ground,
+    source: &Arc<Source>,
+    content: ContentHash,
+) -> Option<Manifest> {
+    let (inbox, mut arrivals) = mpsc::unbounded_channel();
+    let id = source.ask(&ground.share, Ask::Manifest(content), 0, &inbox).await?;
+    let mut chunks = Vec::new();
+    loop {
+        match timeout(STALL, arrivals.recv()).await {
+            Ok(Some(Arrival::Reply(_, Reply::Manifest { chunks: part, last }))) => {
+                chunks.extend(part);
+                if last || chunks.len() > highwater_core::content::CHUNKS_MAX {
+                    source.router.close(id);
+                    return Manifest::new(content, chunks);
+                }
+            }
+            _ => {
+                source.router.close(id);
+                return None;
+            }
+        }
+    }
+}
+
+struct Transfer<'a> {
+    ground: Ground,
+    shown: &'a Shown,
+    manifest: Arc<Manifest>,
+    fetch: Fetch<LinkId>,
+    /// Away while a blocking thread uses it.
+    writer: Option<Writer>,
+    /// What the store has recorded as staged.
+    durable: ChunkSet,
+    inbox: Inbox,
+    arrivals: mpsc::UnboundedReceiver<Arrival>,
+    asked: BTreeMap<RequestId, Asked>,
+    /// Sources that are left alone until then.
+    lacking: BTreeMap<LinkId, Instant>,
+    /// Who has sent bytes, and is told how far they are durable.
+    served_by: BTreeSet<LinkId>,
+    syncing: Option<JoinHandle<Result<(ChunkSet, u64), WriteError>>>,
+    synced: Instant,
+    /// Whether a source was lost since the last byte arrived.
+    broken: bool,
+}
+
+struct Asked {
+    source: Arc<Source>,
+    /// Bytes still to come.
+    owed: u64,
+    heard: Instant,
+}
+
+impl Transfer<'_> {
+    async fn run(mut self) -> Result<(), FetchError> {
+        self.record_manifest().await?;
+        self.reuse().await?;
+        let mut sources = self.ground.sources.clone();
+        let mut tick = tokio::time::interval(TICK);
+        while !self.fetch.is_complete() {
+            let now = sources.borrow_and_update().clone();
+            self.ask(&now).await;
+            tokio::select! {
+                Some(arrival) = self.arrivals.recv() => self.take(arrival).await?,
+                outcome = sync_end(&mut self.syncing) => self.recorded(outcome, &now).await?,
+                _ = sources.changed() => {}
+                _ = tick.tick() => self.look_for_stalls(),
+            }
+            self.sync_if_due()?;
+        }
+        self.finish(&sources.borrow().clone()).await
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.manifest.size() >= RECORD_FROM
+    }
+
+    async fn record_manifest(&mut self) -> Result<(), FetchError> {
+        if !self.is_recorded() || !self.durable.is_empty() {
+            return Ok(());
+        }
+        let mut commit = Commit::new();
+        commit.put_manifest(self.ground.number, &self.manifest);
+        let store = Arc::clone(&self.ground.store);
+        blocking(move || Ok(store.commit(commit)?)).await
+    }
+
+    /// Copies what stands elsewhere in the share.
+    async fn reuse(&mut self) -> Result<(), FetchError> {
+        let mut from = Some(0);
+        while let (Some(index), Some(mut writer)) = (from, self.writer.take()) {
+            let disk = self.ground.clone();
+            let (writer, next) = blocking(move || {
+                let shelf = Shelf {
+                    root: &disk.root,
+                    store: &disk.store,
+                    share: disk.number,
+                    catalogue: &disk.catalogue,
+                };
+                let next = writer.reuse(index, REUSE_BYTES, &shelf, &disk.counters)?;
+                Ok((writer, next))
+            })
+            .await?;
+            self.fetch = Fetch::new(&self.manifest, writer.held.clone());
+            self.writer = Some(writer);
+            from = next;
+            self.sync_if_due()?;
+            if self.syncing.as_ref().is_some_and(JoinHandle::is_finished) {
+                let outcome = sync_end(&mut self.syncing).await;
+                self.recorded(outcome, &[]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the windows of the sources with requests for what is missing.
+    async fn ask(&mut self, sources: &[Arc<Source>]) {
+        let now = Instant::now();
+        self.lacking.retain(|_, until| *until > now);
+        for source in sources {
+            if self.lacking.contains_key(&source.id) {
+                continue;
+            }
+            loop {
+                let room = source.room();
+                let idle = !self.asked.values().any(|asked| asked.source.id == source.id);
+                if room == 0 && !idle {
+                    break;
+                }
+                let Some(run) = self.fetch.next_run(&self.manifest, room.max(1)) else { return };
+                let ask = Ask::Range {
+                    content: self.manifest.content(),
+                    offset: run.offset,
+                    length: run.length,
+                };
+                let asked =
+                    source.ask(&self.ground.share, ask, run.length, &self.inbox.clone()).await;
+                let Some(id) = asked else { break };
+                self.fetch.asked(id, source.id, run);
+                let source = Arc::clone(source);
+                self.asked.insert(id, Asked { source, owed: run.length, heard: now });
+                if let Some(writer) = &mut self.writer {
+                    writer.expect(id, run);
+                }
+            }
+        }
+    }
+
+    /// Takes in everything that has arrived, and writes it.
+    async fn take(&mut self, first: Arrival) -> Result<(), FetchError> {
+        let mut bytes = Vec::new();
+        let mut length = 0;
+        let mut next = Some(first);
+        while let Some(arrival) = next {
+            match arrival {
+                Arrival::Reply(id, Reply::Bytes(piece)) => {
+                    length += piece.len();
+                    self.heard(id, piece.len() as u64);
+                    bytes.push((id, piece));
+                }
+                Arrival::Reply(id, Reply::Refused(refusal)) => self.refused(id, refusal),
+                Arrival::Reply(id, _) => self.refused(id, Refusal::Lacks),
+                Arrival::Lost(id) => self.lost(id),
+            }
+            next = if length < WRITE_BYTES_MAX { self.arrivals.try_recv().ok() } else { None };
+        }
+        if bytes.is_empty() { Ok(()) } else { self.write(bytes).await }
+    }
+
+    fn heard(&mut self, id: RequestId, bytes: u64) {
+        self.ground.counters.content_bytes_received.add(bytes);
+        if let Some(asked) = self.asked.get_mut(&id) {
+            asked.heard = Instant::now();
+            self.served_by.insert(asked.source.id);
+            self.shown.set_state(TransferState::Receiving, Some(asked.source.peer));
+        }
+        if std::mem::take(&mut self.broken) {
+            self.shown.resumed();
+        }
+    }
+
+    async fn write(&mut self, bytes: Vec<(RequestId, Bytes)>) -> Result<(), FetchError> {
+        let Some(mut writer) = self.writer.take() else { return Ok(()) };
+        let counters = Arc::clone(&self.ground.counters);
+        let lengths: Vec<(RequestId, u64)> =
+            bytes.iter().map(|(id, piece)| (*id, piece.len() as u64)).collect();
+        let (writer, written) = blocking(move || {
+            let written = writer.take(bytes, &counters)?;
+            Ok((writer, written))
+        })
+        .await?;
+        self.writer = Some(writer);
+        for (id, length) in lengths {
+            if let Some(asked) = self.asked.get_mut(&id) {
+                let length = length.min(asked.owed);
+                asked.owed -= length;
+                asked.source.arrived(length);
+                self.shown.set_rate(asked.source.rate());
+            }
+        }
+        self.settle(written).await;
+        Ok(())
+    }
+
+    async fn settle(&mut self, written: Written) {
+        for index in written.staged {
+            self.fetch.staged(index);
+        }
+        for (id, index) in written.refused {
+            let Some(asked) = self.asked.get(&id) else { continue };
+            let complaint = Content::Mismatch {
+                share: self.ground.share.clone(),
+                content: self.manifest.content(),
+                offset: self.manifest.offset_of(index),
+                length: self.manifest.chunks()[index].length,
+            };
+            let source = Arc::clone(&asked.source);
+            tracing::warn!(peer = ?source.peer, key = %self.shown.key, "a chunk arrived damaged");
+            // A link that is down is noticed elsewhere.
+            let _ = source.content.send(complaint).await;
+            self.leave_alone(source.id);
+        }
+        for id in written.answered.into_iter().chain(written.overlong) {
+            self.close(id);
+        }
+    }
+
+    fn refused(&mut self, id: RequestId, refusal: Refusal) {
+        if let Some(asked) = self.asked.get(&id) {
+            let link = asked.source.id;
+            tracing::debug!(peer = ?asked.source.peer, ?refusal, key = %self.shown.key, "refused");
+            self.leave_alone(link);
+        }
+        self.close(id);
+    }
+
+    fn leave_alone(&mut self, link: LinkId) {
+        self.lacking.insert(link, Instant::now() + LACKING);
+    }
+
+    fn lost(&mut self, id: RequestId) {
+        self.broken = true;
+        self.shown.set_state(TransferState::Waiting, None);
+        self.close(id);
+    }
+
+    fn close(&mut self, id: RequestId) {
+        if let Some(asked) = self.asked.remove(&id) {
+            asked.source.given_up(asked.owed);
+            asked.source.router.close(id);
+        }
+        self.fetch.closed(id);
+        if let Some(writer) = &mut self.writer {
+            writer.forget(id);
+        }
+    }
+
+    fn look_for_stalls(&mut self) {
+        let stalled: Vec<RequestId> = self
+            .asked
+            .iter()
+            .filter(|(_, asked)| asked.heard.elapsed() > STALL)
+            .map(|(&id, _)| id)
+            .collect();
+        for id in stalled {
+            self.refused(id, Refusal::Busy);
+        }
+    }
+
+    fn sync_if_due(&mut self) -> Result<(), FetchError> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let enough = writer.unsynced >= SYNC_BYTES;
+        let overdue = writer.unsynced > 0 && self.synced.elapsed() >= SYNC_AFTER;
+        if self.syncing.is_some() || !self.is_recorded() || !(enough || overdue) {
+            return Ok(());
+        }
+        let snapshot = writer.snapshot();
+        let file = Arc::clone(&writer.file);
+        let ground = self.ground.clone();
+        let (content, before) = (self.manifest.content(), self.durable.clone());
+        self.synced = Instant::now();
+        self.syncing = Some(tokio::task::spawn_blocking(move || {
+            file.sync_data()?;
+            let acked = record(&ground, &content, &snapshot, &before)?;
+            Ok((snapshot.held, acked))
+        }));
+        Ok(())
+    }
+
+    async fn recorded(
+        &mut self,
+        outcome: Result<(ChunkSet, u64), WriteError>,
+        sources: &[Arc<Source>],
+    ) -> Result<(), FetchError> {
+        let (durable, acked) = outcome?;
+        self.durable = durable;
+        self.shown.acked(acked);
+        self.acknowledge(sources, acked).await;
+        Ok(())
+    }
+
+    /// Tells those who sent it how far the content is durable here.
+    async fn acknowledge(&self, sources: &[Arc<Source>], offset: u64) {
+        for source in sources.iter().filter(|source| self.served_by.contains(&source.id)) {
+            let acked = Acked {
+                share: self.ground.share.clone(),
+                content: self.manifest.content(),
+                offset,
+                size: self.manifest.size(),
+            };
+            // A link that is down is noticed elsewhere.
+            let _ = source.content.send(Content::Acked(acked)).await;
+        }
+    }
+
+    /// Makes the rest durable and judges the whole.
+    async fn finish(mut self, sources: &[Arc<Source>]) -> Result<(), FetchError> {
+        if self.syncing.is_some() {
+            let outcome = sync_end(&mut self.syncing).await;
+            self.recorded(outcome, sources).await?;
+        }
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        if !writer.is_complete() || writer.content() != self.manifest.content() {
+            return self.discard().await;
+        }
+        if self.is_recorded() {
+            let file = Arc::clone(&writer.file);
+            blocking(move || Ok(file.sync_data()?)).await?;
+            self.shown.acked(self.manifest.size());
+            self.acknowledge(sources, self.manifest.size()).await;
+        }
+        Ok(())
+    }
+
+    /// The manifest was not this content's: nothing that was staged by it can be trusted.
+    async fn discard(self) -> Result<(), FetchError> {
+        let ground = self.ground.clone();
+        let (content, chunks) = (self.manifest.content(), self.manifest.chunks().len());
+        blocking(move || {
+            let mut commit = Commit::new();
+            commit.delete_stage(ground.number, &content, chunks);
+            commit.delete_manifest(ground.number, &content, chunks);
+            ground.store.commit(commit)?;
+            Ok(ground.root.stage().remove(&Slot::partial(content))?)
+        })
+        .await?;
+        Err(FetchError::WrongManifest)
+    }
+}
+
+impl Drop for Transfer<'_> {
+    fn drop(&mut self) {
+        // What will not be waited for any more must not fill the windows for ever.
+        for (id, asked) in std::mem::take(&mut self.asked) {
+            asked.source.given_up(asked.owed);
+            asked.source.router.close(id);
+        }
+    }
+}
+
+/// Records what a sync has made durable. Returns the acknowledged offset.
+fn record(
+    ground: &Ground,
+    content: &ContentHash,
+    snapshot: &Snapshot,
+    before: &ChunkSet,
+) -> Result<u64, StoreError> {
+    let mut commit = Commit::new();
+    commit.put_stage(ground.number, content, &snapshot.row, before, &snapshot.held);
+    ground.store.commit(commit)?;
+    Ok(snapshot.row.acked)
+}
+
+/// Waits for the sync under way; for ever when there is none.
+async fn sync_end(
+    syncing: &mut Option<JoinHandle<Result<(ChunkSet, u64), WriteError>>>,
+) -> Result<(ChunkSet, u64), WriteError> {
+    let Some(task) = syncing.as_mut() else { return std::future::pending().await };
+    let outcome = task.await;
+    *syncing = None;
+    outcome.unwrap_or(Err(WriteError::StageShrunk))
+}
+
+/// Runs disk work on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WriteError> + Send + 'static,
+) -> Result<T, FetchError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(panic) => Err(FetchError::Local(format!("a disk task failed: {panic}"))),
+    }
+}

@@ -1,0 +1,255 @@
+//! Small contents in bulk: hundreds in one request, answered without a round trip each.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use highwater_core::ContentHash;
+use highwater_core::wire::{Ask, Reply, RequestId, SMALLS_MAX};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::source::{LinkId, Source};
+use super::{FetchError, Fetched, Ground, Staged};
+use crate::router::Arrival;
+
+/// Bytes asked for in one request.
+const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
+/// Requests under way at one peer: one is being answered, one written, one on its way.
+const REQUESTS_MAX: usize = 3;
+/// An answer that makes no progress for this long is given up; the peer may be asked again.
+const STALL: Duration = Duration::from_secs(10);
+/// How long to wait before asking again for what nobody had.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the share says about small contents.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// Content and size.
+    Fetch(ContentHash, u64),
+    Forget(ContentHash),
+}
+
+/// What one request brought.
+struct Outcome {
+    link: LinkId,
+    /// Still wanted.
+    missing: Vec<(ContentHash, u64)>,
+    /// Of those, what this link does not have.
+    lacking: bool,
+}
+
+/// Fetches small contents as they are wished for.
+pub(crate) async fn run(ground: Ground, mut wishes: mpsc::UnboundedReceiver<Wish>) {
+    let mut smalls = Smalls::new(ground);
+    let mut sources = smalls.ground.sources.clone();
+    let mut retry = tokio::time::interval(RETRY);
+    loop {
+        smalls.ask(&sources.borrow_and_update().clone());
+        tokio::select! {
+            wish = wishes.recv() => match wish {
+                Some(wish) => {
+                    smalls.note(wish);
+                    while let Ok(wish) = wishes.try_recv() {
+                        smalls.note(wish);
+                    }
+                }
+                None => return,
+            },
+            Some(outcome) = smalls.asking.join_next() => smalls.settle(outcome),
+            changed = sources.changed() => if changed.is_err() { return },
+            _ = retry.tick() => smalls.lacking.clear(),
+        }
+    }
+}
+
+struct Smalls {
+    ground: Ground,
+    queue: VecDeque<(ContentHash, u64)>,
+    forgotten: BTreeSet<ContentHash>,
+    asking: JoinSet<Outcome>,
+    at_link: BTreeMap<LinkId, usize>,
+    /// What a link was found not to have.
+    lacking: BTreeSet<(LinkId, ContentHash)>,
+}
+
+impl Smalls {
+    fn new(ground: Ground) -> Self {
+        Self {
+            ground,
+            queue: VecDeque::new(),
+            forgotten: BTreeSet::new(),
+            asking: JoinSet::new(),
+            at_link: BTreeMap::new(),
+            lacking: BTreeSet::new(),
+        }
+    }
+
+    fn note(&mut self, wish: Wish) {
+        match wish {
+            Wish::Fetch(content, size) => {
+                self.forgotten.remove(&content);
+                self.queue.push_back((content, size));
+            }
+            Wish::Forget(content) => {
+                self.forgotten.insert(content);
+            }
+        }
+    }
+
+    fn ask(&mut self, sources: &[Arc<Source>]) {
+        for source in sources {
+            while self.at_link.get(&source.id).copied().unwrap_or(0) < REQUESTS_MAX {
+                let batch = self.batch(source.id);
+                if batch.is_empty() {
+                    break;
+                }
+                *self.at_link.entry(source.id).or_default() += 1;
+                self.asking.spawn(fetch(self.ground.clone(), Arc::clone(source), batch));
+            }
+        }
+    }
+
+    /// Takes the next contents that this link may have.
+    fn batch(&mut self, link: LinkId) -> Vec<(ContentHash, u64)> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let mut passed_over = VecDeque::new();
+        while let Some((content, size)) = self.queue.pop_front() {
+            if self.forgotten.remove(&content) {
+                continue;
+            }
+            if self.lacking.contains(&(link, content)) {
+                passed_over.push_back((content, size));
+                continue;
+            }
+            batch.push((content, size));
+            bytes += size;
+            if batch.len() == SMALLS_MAX || bytes >= REQUEST_BYTES_MAX {
+                break;
+            }
+        }
+        passed_over.append(&mut self.queue);
+        self.queue = passed_over;
+        batch
+    }
+
+    fn settle(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
+        let Ok(outcome) = outcome else { return };
+        if let Some(requests) = self.at_link.get_mut(&outcome.link) {
+            *requests = requests.saturating_sub(1);
+        }
+        for (content, size) in outcome.missing {
+            if outcome.lacking {
+                self.lacking.insert((outcome.link, content));
+            }
+            self.queue.push_back((content, size));
+        }
+    }
+}
+
+/// Asks one peer for a batch and stages what comes.
+async fn fetch(ground: Ground, source: Arc<Source>, batch: Vec<(ContentHash, u64)>) -> Outcome {
+    let (inbox, mut arrivals) = mpsc::unbounded_channel();
+    let ask = Ask::Smalls(batch.iter().map(|(content, _)| *content).collect());
+    let mut missing: BTreeMap<usize, (ContentHash, u64)> =
+        batch.iter().copied().enumerate().collect();
+    let mut refused = false;
+    if let Some(id) = source.ask(&ground.share, ask, 0, &inbox).await {
+        refused = collect(&ground, id, &mut arrivals, &mut missing).await;
+        source.router.close(id);
+    }
+    Outcome { link: source.id, missing: missing.into_values().collect(), lacking: refused }
+}
+
+/// Stages answers until nothing is missing, the link is lost, or no progress is made. Whether
+/// something was refused.
+async fn collect(
+    ground: &Ground,
+    id: RequestId,
+    arrivals: &mut mpsc::UnboundedReceiver<Arrival>,
+    missing: &mut BTreeMap<usize, (ContentHash, u64)>,
+) -> bool {
+    let mut open = missing.len();
+    let mut refused = false;
+    while open > 0 {
+        let Ok(Some(first)) = timeout(STALL, arrivals.recv()).await else { return refused };
+        let mut bodies = Vec::new();
+        let mut next = Some(first);
+        while let Some(arrival) = next {
+            match arrival {
+                Arrival::Reply(_, Reply::Small { index, bytes }) => {
+                    open = open.saturating_sub(1);
+                    if let Some((content, size)) = missing.get(&(index as usize)) {
+                        bodies.push((index as usize, *content, *size, bytes));
+                    }
+                }
+                Arrival::Reply(_, Reply::SmallRefused { .. }) => {
+                    open = open.saturating_sub(1);
+                    refused = true;
+                }
+                Arrival::Reply(reply, _) => {
+                    tracing::debug!(?id, ?reply, "not an answer to a bulk request");
+                    return true;
+                }
+                Arrival::Lost(_) => return stage(ground, bodies, missing).await || refused,
+            }
+            next = arrivals.try_recv().ok();
+        }
+        refused |= stage(ground, bodies, missing).await;
+    }
+    refused
+}
+
+type Body = (usize, ContentHash, u64, Bytes);
+
+/// Verifies and stages what came. Whether some of it was wrong.
+async fn stage(
+    ground: &Ground,
+    bodies: Vec<Body>,
+    missing: &mut BTreeMap<usize, (ContentHash, u64)>,
+) -> bool {
+    if bodies.is_empty() {
+        return false;
+    }
+    let indices: Vec<usize> = bodies.iter().map(|(index, ..)| *index).collect();
+    let disk = ground.clone();
+    let staging = tokio::task::spawn_blocking(move || {
+        bodies.into_iter().map(|body| stage_one(&disk, body)).collect::<Vec<_>>()
+    });
+    let Ok(outcomes) = staging.await else { return true };
+    let mut wrong = false;
+    let mut reports = Vec::new();
+    for (index, outcome) in indices.into_iter().zip(outcomes) {
+        match outcome {
+            Some(report) => {
+                missing.remove(&index);
+                reports.push(report);
+            }
+            None => wrong = true,
+        }
+    }
+    // The share is gone: nobody is left to care.
+    let _ = ground.outcomes.send(reports).await;
+    wrong
+}
+
+/// `None` when the bytes are not the content.
+fn stage_one(ground: &Ground, (_, content, size, bytes): Body) -> Option<Fetched> {
+    ground.counters.content_bytes_received.add(bytes.len() as u64);
+    if bytes.len() as u64 != size || ContentHash::of(&bytes) != content {
+        ground.counters.hash_mismatches.add(1);
+        return None;
+    }
+    let slot = ground.slots.next();
+    let stage = ground.root.stage();
+    let staged = stage.create(&slot, size).and_then(|file| file.write_at(0, &bytes));
+    Some(match staged {
+        Ok(()) => Fetched::Staged(Staged { content, slot, manifest: None, transfer: None }),
+        Err(error) => {
+            let _ = stage.remove(&slot);
+            Fetched::Failed { content, why: FetchError::from(error) }
+        }
+    })
+}

@@ -1,0 +1,86 @@
+//! One link to a peer, as a source of content.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use highwater_core::wire::{Ask, Content, RequestId};
+use highwater_core::window::Window;
+use highwater_core::{NodeId, ShareName, Time};
+use highwater_net::LinkHandle;
+use tokio::sync::mpsc;
+
+use crate::router::{Inbox, Router};
+
+/// Names one link of this process for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct LinkId(pub(crate) u64);
+
+/// A link that content can be asked of. Shared by all shares of the peer, so that they share its
+/// window.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) id: LinkId,
+    pub(crate) peer: NodeId,
+    pub(crate) content: mpsc::Sender<Content>,
+    pub(crate) router: Router,
+    pub(crate) handle: LinkHandle,
+    window: Mutex<Window>,
+    began: Instant,
+}
+
+impl Source {
+    pub(crate) fn new(
+        id: LinkId,
+        peer: NodeId,
+        content: mpsc::Sender<Content>,
+        handle: LinkHandle,
+    ) -> Arc<Self> {
+        let (router, window) = (Router::default(), Mutex::default());
+        Arc::new(Self { id, peer, content, router, handle, window, began: Instant::now() })
+    }
+
+    /// How many more bytes may be asked of it now.
+    pub(crate) fn room(&self) -> u64 {
+        let mut window = self.window();
+        if let Some(round_trip) = self.handle.stats().rtt_min {
+            window.set_round_trip(round_trip);
+        }
+        window.room()
+    }
+
+    /// Its recent rate in bytes a second.
+    pub(crate) fn rate(&self) -> u64 {
+        self.window().rate()
+    }
+
+    pub(crate) fn arrived(&self, bytes: u64) {
+        self.window().arrived(Time::since_start(self.began.elapsed()), bytes);
+    }
+
+    pub(crate) fn given_up(&self, bytes: u64) {
+        self.window().given_up(bytes);
+    }
+
+    /// Asks for something that takes `bytes` of the window. `None` when the link is down.
+    pub(crate) async fn ask(
+        &self,
+        share: &ShareName,
+        ask: Ask,
+        bytes: u64,
+        inbox: &Inbox,
+    ) -> Option<RequestId> {
+        let id = self.router.open(inbox.clone())?;
+        self.window().asked(bytes);
+        let request = Content::Request { id, share: share.clone(), ask };
+        if self.content.send(request).await.is_err() {
+            self.router.close(id);
+            self.given_up(bytes);
+            return None;
+        }
+        Some(id)
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,125 @@
+//! Which content stands where in a share: what is asked before anything is asked of a peer, and
+//! what a peer's request is answered from.
+//!
+//! It is a hint, rebuilt from the store at every start: hashes are cut to 64 bits and positions may
+//! be stale, so whoever uses an answer looks at the index row, and at the bytes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use highwater_core::{ChunkId, ContentHash, EntryKind, Manifest, Seq};
+use highwater_store::{EntryRow, ShareNumber, Store, StoreError};
+
+/// Most chunks that are remembered for reuse, at about 40 bytes each. Beyond it new chunks are
+/// fetched rather than found.
+const CHUNKS_MAX: usize = 2 << 20;
+
+/// The catalogue of one share, shared between its tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue(Mutex<Shelves>);
+
+#[derive(Debug, Default)]
+struct Shelves {
+    /// Content, and the log position of an entry that holds it.
+    contents: BTreeSet<(u64, Seq)>,
+    /// Chunk, and the content and offset where it stands.
+    chunks: HashMap<u64, (u64, u64)>,
+}
+
+/// Where a chunk may be found.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) row: EntryRow,
+    pub(crate) offset: u64,
+}
+
+impl Catalogue {
+    pub(crate) fn add(&self, content: &ContentHash, seq: Seq) {
+        self.shelves().contents.insert((short(content.as_bytes()), seq));
+    }
+
+    pub(crate) fn remove(&self, content: &ContentHash, seq: Seq) {
+        self.shelves().contents.remove(&(short(content.as_bytes()), seq));
+    }
+
+    pub(crate) fn add_chunks(&self, manifest: &Manifest) {
+        let mut shelves = self.shelves();
+        let content = short(manifest.content().as_bytes());
+        for (index, chunk) in manifest.chunks().iter().enumerate() {
+            if shelves.chunks.len() >= CHUNKS_MAX {
+                return;
+            }
+            let place = (content, manifest.offset_of(index));
+            shelves.chunks.insert(short(chunk.id.as_bytes()), place);
+        }
+    }
+
+    /// Whether some entry may hold this content.
+    pub(crate) fn may_hold(&self, content: &ContentHash) -> bool {
+        let short = short(content.as_bytes());
+        let shelves = self.shelves();
+        shelves.contents.range((short, Seq::ZERO)..=(short, Seq(u64::MAX))).next().is_some()
+    }
+
+    /// An index row that holds this content.
+    pub(crate) fn find(
+        &self,
+        store: &Store,
+        share: ShareNumber,
+        content: &ContentHash,
+    ) -> Result<Option<EntryRow>, StoreError> {
+        self.row_of(store, share, short(content.as_bytes()), |row| {
+            row.entry.kind.content().is_some_and(|(found, _)| found == *content)
+        })
+    }
+
+    /// Where a chunk may stand. Its bytes must be looked at.
+    pub(crate) fn find_chunk(
+        &self,
+        store: &Store,
+        share: ShareNumber,
+        chunk: &ChunkId,
+    ) -> Result<Option<Place>, StoreError> {
+        let place = self.shelves().chunks.get(&short(chunk.as_bytes())).copied();
+        let Some((content, offset)) = place else { return Ok(None) };
+        let row = self.row_of(store, share, content, |row| {
+            matches!(row.entry.kind, EntryKind::File { .. })
+        })?;
+        if row.is_none() {
+            self.shelves().chunks.remove(&short(chunk.as_bytes()));
+        }
+        Ok(row.map(|row| Place { row, offset }))
+    }
+
+    fn row_of(
+        &self,
+        store: &Store,
+        share: ShareNumber,
+        content: u64,
+        fits: impl Fn(&EntryRow) -> bool,
+    ) -> Result<Option<EntryRow>, StoreError> {
+        let seqs: Vec<Seq> = {
+            let shelves = self.shelves();
+            let range = (content, Seq::ZERO)..=(content, Seq(u64::MAX));
+            shelves.contents.range(range).map(|&(_, seq)| seq).collect()
+        };
+        for seq in seqs {
+            let Some(log) = store.log_at(share, seq)? else { continue };
+            match store.entry(share, &log.key)? {
+                Some(row) if row.seq == seq && fits(&row) => return Ok(Some(row)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn short(hash: &[u8; 32]) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash[..8]);
+    u64::from_be_bytes(bytes)
+}

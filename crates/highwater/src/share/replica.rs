@@ -1,0 +1,592 @@
+//! The index and the log of one share, and the only code that changes them.
+//!
+//! Whatever happens to an entry happens here: a scan observed it, a peer announced it, it was put
+//! in place. The decisions are `highwater-core`'s; this carries them into the store. Changes are
+//! gathered and become durable together at [`Replica::flush`]; nothing may be told to a peer, a
+//! user or the API before.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use highwater_core::log::{Actor, Checkpoint};
+use highwater_core::merge::{Merge, Side, is_conflict_key, merge};
+use highwater_core::observe::Observer;
+use highwater_core::{
+    ContentHash, Entry, EntryKind, Epoch, Key, LogDigest, Manifest, NodeId, SMALL_BYTES_MAX, Seq,
+    ShareName, WallTime,
+};
+use highwater_folder::StatPrint;
+use highwater_store::{
+    Commit, EntryRow, LogRow, PeerRow, ShareNumber, ShareRow, Store, StoreError, WantClass, WantRow,
+};
+
+use super::catalogue::Catalogue;
+
+/// What an entry may not be taken in for.
+pub(crate) trait Policy {
+    /// Whether this node keeps out a state that a peer announced.
+    fn keeps_out(&self, entry: &Entry) -> bool;
+}
+
+/// How much is in the index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+    pub(crate) conflicts: u64,
+}
+
+/// How much is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) live: u64,
+    pub(crate) tombstones: u64,
+    pub(crate) held: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Wanted {
+    /// Entries that are to be applied.
+    pub(crate) fn entries(&self) -> u64 {
+        self.live + self.tombstones
+    }
+}
+
+/// How the files of a share, or the store's knowledge of them, were found at the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum History {
+    /// Both are of one piece: what is absent was deleted, what differs was edited.
+    Continuous,
+    /// The store was restored from an older copy: what differs from it may be long known to others.
+    StoreRestored,
+    /// The files were restored from an older copy: what is absent is to be fetched, what differs
+    /// may be older than what is known.
+    FilesRestored,
+}
+
+/// One share in the store.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    store: Arc<Store>,
+    node: NodeId,
+    name: ShareName,
+    row: ShareRow,
+    actor: Actor,
+    head: Seq,
+    digest: LogDigest,
+    totals: Totals,
+    wanted: Wanted,
+    pub(crate) history: History,
+    catalogue: Arc<Catalogue>,
+    pending: Commit,
+    /// Keys with a change in `pending`: reading them from the store would be reading the past.
+    touched: BTreeSet<Key>,
+    /// Whether something became wanted since this was last asked.
+    new_wants: bool,
+}
+
+impl Replica {
+    /// Reads what the store knows of the share.
+    pub(crate) fn open(
+        store: Arc<Store>,
+        node: NodeId,
+        name: ShareName,
+        row: ShareRow,
+        history: History,
+    ) -> Result<Self, StoreError> {
+        let (head, digest) = store.head(row.number)?;
+        let actor = row.epoch.actor(&node, &name);
+        let mut replica = Self {
+            store,
+            node,
+            name,
+            row,
+            actor,
+            head,
+            digest,
+            totals: Totals::default(),
+            wanted: Wanted::default(),
+            history,
+            catalogue: Arc::default(),
+            pending: Commit::new(),
+            touched: BTreeSet::new(),
+            new_wants: true,
+        };
+        replica.take_stock()?;
+        Ok(replica)
+    }
+
+    fn take_stock(&mut self) -> Result<(), StoreError> {
+        for row in self.store.entries(self.number(), None) {
+            let row = row?;
+            self.count(&row.entry, 1);
+            if let Some((content, _)) = row.entry.kind.content() {
+                self.catalogue.add(&content, row.seq);
+            }
+        }
+        for class in WantClass::ALL {
+            for row in self.store.wants(self.number(), class, None) {
+                self.count_want(class, &row?.entry, 1);
+            }
+        }
+        self.drop_orphaned_manifests()
+    }
+
+    /// Manifests of contents that nothing holds any more are left over from a crash.
+    fn drop_orphaned_manifests(&mut self) -> Result<(), StoreError> {
+        let mut orphans = Commit::new();
+        for manifest in self.store.manifests(self.number()) {
+            let (content, parts) = manifest?;
+            match self.catalogue.find(&self.store, self.number(), &content)? {
+                Some(row) => {
+                    let size = row.entry.kind.size();
+                    if let Some(manifest) = self.store.manifest(self.number(), &content, size)? {
+                        self.catalogue.add_chunks(&manifest);
+                    }
+                }
+                None if self.store.stage(self.number(), &content, 0)?.is_some() => {}
+                None => {
+                    let chunks = parts * highwater_store::rows::MANIFEST_PART_CHUNKS;
+                    orphans.delete_manifest(self.number(), &content, chunks);
+                }
+            }
+        }
+        self.store.commit(orphans)
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(crate) fn number(&self) -> ShareNumber {
+        self.row.number
+    }
+
+    pub(crate) fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.catalogue
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.row.epoch
+    }
+
+    pub(crate) fn name(&self) -> &ShareName {
+        &self.name
+    }
+
+    /// The last position of the log. Durable, whenever nothing is pending.
+    pub(crate) fn head(&self) -> Seq {
+        self.head
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    pub(crate) fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Whether something became wanted since the last call.
+    pub(crate) fn take_new_wants(&mut self) -> bool {
+        std::mem::take(&mut self.new_wants)
+    }
+
+    /// Makes everything durable that was decided since the last flush.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+        self.touched.clear();
+        self.store.commit(std::mem::take(&mut self.pending))
+    }
+
+    /// The index row of `key`, with all that is pending.
+    pub(crate) fn entry(&mut self, key: &Key) -> Result<Option<EntryRow>, StoreError> {
+        self.settle(key)?;
+        self.store.entry(self.number(), key)
+    }
+
+    /// What is wanted under `key`, with all that is pending.
+    pub(crate) fn want(&mut self, key: &Key) -> Result<Option<(WantClass, WantRow)>, StoreError> {
+        self.settle(key)?;
+        self.store.want(self.number(), key)
+    }
+
+    fn settle(&mut self, key: &Key) -> Result<(), StoreError> {
+        if self.touched.contains(key) { self.flush() } else { Ok(()) }
+    }
+
+    // --- what a scan observed -------------------------------------------------------------
+
+    /// Something new or changed stands under `key`.
+    pub(crate) fn observed(
+        &mut self,
+        key: Key,
+        kind: EntryKind,
+        print: &StatPrint,
+        manifest: Option<&Manifest>,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
+        let row = self.entry(&key)?;
+        if let Some(row) = &row
+            && row.entry.kind == kind
+        {
+            return self.touched(row, print);
+        }
+        if let Some(manifest) = manifest {
+            self.keep_manifest(manifest);
+        }
+        match self.want(&key)? {
+            // What a peer announced is here already: put there by us before a crash, or equal
+            // from the start.
+            Some((class, want)) if want.entry.kind == kind => {
+                self.unwant(class, &want.entry);
+                self.append(want.entry, Some(print), want.learned_from, row)
+            }
+            _ => self.changed(row, key, kind, Some(print), now),
+        }
+    }
+
+    /// All is as known but the print.
+    pub(crate) fn touched(&mut self, row: &EntryRow, print: &StatPrint) -> Result<(), StoreError> {
+        let row = EntryRow { print: encode_print(print), ..row.clone() };
+        self.touched.insert(row.entry.key.clone());
+        self.pending.put_entry(self.number(), &row);
+        Ok(())
+    }
+
+    /// Nothing stands under `key` any more.
+    pub(crate) fn gone(&mut self, key: Key, now: WallTime) -> Result<(), StoreError> {
+        let Some(row) = self.entry(&key)?.filter(|row| row.entry.kind.is_live()) else {
+            return Ok(());
+        };
+        match self.want(&key)? {
+            Some((class, want)) if !want.entry.kind.is_live() => {
+                self.unwant(class, &want.entry);
+                self.append(want.entry, None, want.learned_from, Some(row))
+            }
+            _ => self.changed(Some(row), key, EntryKind::Tombstone, None, now),
+        }
+    }
+
+    /// What was lost here without being deleted is wanted back as it was.
+    pub(crate) fn lost(&mut self, key: &Key) -> Result<bool, StoreError> {
+        let Some(row) = self.entry(key)?.filter(|row| row.entry.kind.is_live()) else {
+            return Ok(false);
+        };
+        self.uncount(&row);
+        // The head's position stays, or it would be given out twice; without its entry it says
+        // nothing and is skipped.
+        let left = (row.seq != self.head).then_some(row.seq);
+        self.pending.forget_entry(self.number(), key, left);
+        self.touched.insert(key.clone());
+        if self.want(key)?.is_none() {
+            self.put_want(WantClass::Live, row.entry, None);
+        }
+        Ok(true)
+    }
+
+    fn changed(
+        &mut self,
+        row: Option<EntryRow>,
+        key: Key,
+        kind: EntryKind,
+        print: Option<&StatPrint>,
+        now: WallTime,
+    ) -> Result<(), StoreError> {
+        let known = row.as_ref().map(|row| &row.entry);
+        let entry = self.new_version(known, key, kind, now);
+        let want = self.want(&entry.key)?;
+        let rival = match (&want, self.history, known) {
+            (Some((class, want)), ..) if *class != WantClass::Held => Some(want.entry.clone()),
+            (None, History::FilesRestored, Some(known)) => Some(known.clone()),
+            _ => None,
+        };
+        let Some(rival) = rival else { return self.append(entry, print, None, row) };
+        if let Some((class, want)) = &want {
+            self.unwant(*class, &want.entry);
+        }
+        self.settle_rivals(entry, &rival, print, row)
+    }
+
+    fn new_version(
+        &self,
+        known: Option<&Entry>,
+        key: Key,
+        kind: EntryKind,
+        now: WallTime,
+    ) -> Entry {
+        let observer = Observer { actor: self.actor, author: self.node.tag(), now };
+        match self.history {
+            History::Continuous => observer.changed(known, key, kind, self.head.next()),
+            // Stamped as what is first seen: by when it was last written.
+            History::StoreRestored => {
+                let first = observer.changed(None, key, kind, self.head.next());
+                let version = known.map(|known| known.version.join(&first.version));
+                Entry { version: version.unwrap_or_else(|| first.version.clone()), ..first }
+            }
+            History::FilesRestored => observer.changed(None, key, kind, self.head.next()),
+        }
+    }
+
+    /// A local state and one that was not made on top of it, nor the other way round.
+    fn settle_rivals(
+        &mut self,
+        ours: Entry,
+        theirs: &Entry,
+        print: Option<&StatPrint>,
+        row: Option<EntryRow>,
+    ) -> Result<(), StoreError> {
+        match merge(Some(&ours), theirs) {
+            Merge::Known => self.append(ours, print, None, row),
+            Merge::Take => {
+                self.append(ours, print, None, row)?;
+                self.put_want(WantClass::of(theirs), theirs.clone(), None);
+                Ok(())
+            }
+            Merge::Both(resolution) => {
+                if resolution.winner == Side::Ours || resolution.merged.kind == ours.kind {
+                    self.append(resolution.merged, print, None, row)?;
+                } else {
+                    self.append(ours, print, None, row)?;
+                    let class = WantClass::of(&resolution.merged);
+                    self.put_want(class, resolution.merged, None);
+                }
+                match resolution.copy {
+                    Some(copy) => self.take_in(copy, None, &NoPolicy),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    // --- what a peer announced ------------------------------------------------------------
+
+    /// A peer has this state. It becomes wanted, or known, or settles a conflict.
+    pub(crate) fn take_in(
+        &mut self,
+        theirs: Entry,
+        learned_from: Option<Actor>,
+        policy: &dyn Policy,
+    ) -> Result<(), StoreError> {
+        let want = self.want(&theirs.key)?;
+        let (incoming, learned_from, copy) = match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs)
+        {
+            Merge::Known => return Ok(()),
+            Merge::Take => (theirs, learned_from, None),
+            Merge::Both(both) => (both.merged, None, both.copy),
+        };
+        if let Some((class, want)) = &want {
+            self.unwant(*class, &want.entry);
+        }
+        self.against_index(incoming, learned_from, policy)?;
+        match copy {
+            Some(copy) => self.take_in(copy, None, policy),
+            None => Ok(()),
+        }
+    }
+
+    fn against_index(
+        &mut self,
+        incoming: Entry,
+        learned_from: Option<Actor>,
+        policy: &dyn Policy,
+    ) -> Result<(), StoreError> {
+        let row = self.entry(&incoming.key)?;
+        let (merged, learned_from, copy) = match merge(row.as_ref().map(|r| &r.entry), &incoming) {
+            Merge::Known => return Ok(()),
+            Merge::Take => (incoming, learned_from, None),
+            Merge::Both(both) => (both.merged, None, both.copy),
+        };
+        let stands = match &row {
+            Some(row) => row.entry.kind == merged.kind,
+            None => !merged.kind.is_live(),
+        };
+        if stands {
+            let print = row.as_ref().and_then(|row| decode_print(row.print.as_deref()));
+            self.append(merged, print.as_ref(), learned_from, row)?;
+        } else {
+            let held = policy.keeps_out(&merged);
+            let class = if held { WantClass::Held } else { WantClass::of(&merged) };
+            self.put_want(class, merged, learned_from);
+        }
+        match copy {
+            Some(copy) => self.take_in(copy, None, policy),
+            None => Ok(()),
+        }
+    }
+
+    // --- what was put in place ------------------------------------------------------------
+
+    /// A wanted state now stands under its key.
+    pub(crate) fn applied(
+        &mut self,
+        want: &WantRow,
+        print: Option<&StatPrint>,
+    ) -> Result<(), StoreError> {
+        let row = self.entry(&want.entry.key)?;
+        if let Some((class, current)) = self.want(&want.entry.key)?
+            && current.entry == want.entry
+        {
+            self.unwant(class, &want.entry);
+        }
+        self.append(want.entry.clone(), print, want.learned_from, row)
+    }
+
+    /// A wanted state moves between what is to be done and what policy holds.
+    pub(crate) fn reclassify(
+        &mut self,
+        class: WantClass,
+        want: WantRow,
+        to: WantClass,
+    ) {
+        self.unwant(class, &want.entry);
+        self.put_want(to, want.entry, want.learned_from);
+    }
+
+    // --- peers ----------------------------------------------------------------------------
+
+    pub(crate) fn peer(&self, node: &NodeId) -> Result<PeerRow, StoreError> {
+        self.store.peer(self.number(), node)
+    }
+
+    pub(crate) fn put_peer(&mut self, node: &NodeId, row: &PeerRow) {
+        self.pending.put_peer(self.number(), node, row);
+    }
+
+    /// The checkpoint that a peer holds who has taken in everything.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { epoch: self.row.epoch, seq: self.head, digest: self.digest }
+    }
+
+    /// Begins another history: this one was found to be broken.
+    pub(crate) fn take_new_epoch(&mut self) -> Result<(), StoreError> {
+        self.row.epoch = random_epoch();
+        self.actor = self.row.epoch.actor(&self.node, &self.name);
+        self.pending.put_share(&self.name, &self.row);
+        self.flush()
+    }
+
+    // --- rows -----------------------------------------------------------------------------
+
+    fn append(
+        &mut self,
+        entry: Entry,
+        print: Option<&StatPrint>,
+        learned_from: Option<Actor>,
+        old: Option<EntryRow>,
+    ) -> Result<(), StoreError> {
+        self.settle(&entry.key)?;
+        let seq = self.head.next();
+        let digest = self.digest.append(seq, &entry);
+        let log = LogRow { key: entry.key.clone(), digest };
+        let row = EntryRow { entry, seq, print: print.and_then(encode_print), learned_from };
+        if let Some(old) = &old {
+            self.uncount(old);
+        }
+        self.count(&row.entry, 1);
+        if let Some((content, _)) = row.entry.kind.content() {
+            self.catalogue.add(&content, seq);
+        }
+        if let Some(old) = &old {
+            self.drop_manifest_of(old);
+        }
+        self.pending.append(self.number(), &row, &log, old.map(|old| old.seq));
+        self.touched.insert(row.entry.key);
+        (self.head, self.digest) = (seq, digest);
+        Ok(())
+    }
+
+    /// Records a manifest together with the entry that needs it.
+    pub(crate) fn keep_manifest(&mut self, manifest: &Manifest) {
+        self.pending.put_manifest(self.number(), manifest);
+        self.catalogue.add_chunks(manifest);
+    }
+
+    /// Forgets that a content is staged: it has been put in place.
+    pub(crate) fn forget_stage(&mut self, content: &ContentHash, chunks: usize) {
+        self.pending.delete_stage(self.number(), content, chunks);
+    }
+
+    fn drop_manifest_of(&mut self, old: &EntryRow) {
+        let Some((content, size)) = old.entry.kind.content() else { return };
+        if size <= SMALL_BYTES_MAX || self.catalogue.may_hold(&content) {
+            return;
+        }
+        let least = highwater_core::ChunkSizes::for_content(size).min as u64;
+        let chunks_max = size.div_ceil(least) as usize;
+        self.pending.delete_manifest(self.number(), &content, chunks_max);
+    }
+
+    fn put_want(&mut self, class: WantClass, entry: Entry, learned_from: Option<Actor>) {
+        self.count_want(class, &entry, 1);
+        self.touched.insert(entry.key.clone());
+        self.pending.put_want(self.number(), class, &WantRow { entry, learned_from });
+        self.new_wants = true;
+    }
+
+    fn unwant(&mut self, class: WantClass, entry: &Entry) {
+        self.count_want(class, entry, -1);
+        self.touched.insert(entry.key.clone());
+        self.pending.delete_want(self.number(), class, &entry.key);
+    }
+
+    fn count_want(&mut self, class: WantClass, entry: &Entry, by: i64) {
+        let counter = match class {
+            WantClass::Live => &mut self.wanted.live,
+            WantClass::Tombstone => &mut self.wanted.tombstones,
+            WantClass::Held => &mut self.wanted.held,
+        };
+        *counter = counter.saturating_add_signed(by);
+        if class == WantClass::Live {
+            let bytes = i64::try_from(entry.kind.size()).unwrap_or(i64::MAX);
+            self.wanted.bytes = self.wanted.bytes.saturating_add_signed(bytes * by);
+        }
+    }
+
+    fn uncount(&mut self, row: &EntryRow) {
+        self.count(&row.entry, -1);
+        if let Some((content, _)) = row.entry.kind.content() {
+            self.catalogue.remove(&content, row.seq);
+        }
+    }
+
+    fn count(&mut self, entry: &Entry, by: i64) {
+        if !entry.kind.is_live() {
+            return;
+        }
+        let bytes = i64::try_from(entry.kind.size()).unwrap_or(i64::MAX);
+        self.totals.entries = self.totals.entries.saturating_add_signed(by);
+        self.totals.bytes = self.totals.bytes.saturating_add_signed(bytes * by);
+        if is_conflict_key(&entry.key) {
+            self.totals.conflicts = self.totals.conflicts.saturating_add_signed(by);
+        }
+    }
+}
+
+/// Conflict copies are made whatever the policy: they keep what was here.
+struct NoPolicy;
+
+impl Policy for NoPolicy {
+    fn keeps_out(&self, _entry: &Entry) -> bool {
+        false
+    }
+}
+
+/// A history that nobody has met.
+pub(crate) fn random_epoch() -> Epoch {
+    let mut bytes = [0; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        // Without randomness there is no identity either; a process cannot go on from here.
+        std::process::abort();
+    }
+    Epoch(bytes)
+}
+
+/// The print in the encoding that the store keeps.
+fn encode_print(print: &StatPrint) -> Option<Vec<u8>> {
+    postcard::to_allocvec(print).ok()
+}
+
+/// The print that the store kept; `None` makes the file be read again.
+pub(crate) fn decode_print(print: Option<&[u8]>) -> Option<StatPrint> {
+    postcard::from_bytes(print?).ok()
+}
