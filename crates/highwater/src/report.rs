@@ -199,6 +199,9 @@ pub struct Counters {
     pub reconnects: u64,
     /// Chunks refused because their bytes did not fit their hash.
     pub hash_mismatches: u64,
+    /// Files of the shares that were read and hashed; 0 after a restart over unchanged files.
+    #[serde(default)]
+    pub files_hashed: u64,
 }
 
 /// One row of `highwater log`.

@@ -24,6 +24,8 @@ struct Shelves {
     contents: BTreeSet<(u64, Seq)>,
     /// Chunk, and the content and offset where it stands.
     chunks: HashMap<u64, (u64, u64)>,
+    /// Contents whose file no longer holds what was recorded, though nobody edited it.
+    corrupt: BTreeSet<ContentHash>,
 }
 
 /// Where a chunk may be found.
@@ -52,6 +54,15 @@ impl Catalogue {
             let place = (content, manifest.offset_of(index));
             shelves.chunks.insert(short(chunk.id.as_bytes()), place);
         }
+    }
+
+    /// A file was found not to hold this content any more.
+    pub(crate) fn mark_corrupt(&self, content: ContentHash) {
+        self.shelves().corrupt.insert(content);
+    }
+
+    pub(crate) fn is_corrupt(&self, content: &ContentHash) -> bool {
+        self.shelves().corrupt.contains(content)
     }
 
     /// Whether some entry may hold this content.

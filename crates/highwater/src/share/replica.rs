@@ -81,8 +81,8 @@ pub(crate) struct Replica {
     pending: Commit,
     /// Keys with a change in `pending`: reading them from the store would be reading the past.
     touched: BTreeSet<Key>,
-    /// Whether something became wanted since this was last asked.
-    new_wants: bool,
+    /// Keys that became wanted since this was last asked.
+    new_wants: Vec<Key>,
 }
 
 impl Replica {
@@ -110,7 +110,7 @@ impl Replica {
             catalogue: Arc::default(),
             pending: Commit::new(),
             touched: BTreeSet::new(),
-            new_wants: true,
+            new_wants: Vec::new(),
         };
         replica.take_stock()?;
         Ok(replica)
@@ -187,8 +187,8 @@ impl Replica {
         self.wanted
     }
 
-    /// Whether something became wanted since the last call.
-    pub(crate) fn take_new_wants(&mut self) -> bool {
+    /// The keys that became wanted since the last call.
+    pub(crate) fn take_new_wants(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.new_wants)
     }
 
@@ -519,8 +519,8 @@ impl Replica {
     fn put_want(&mut self, class: WantClass, entry: Entry, learned_from: Option<Actor>) {
         self.count_want(class, &entry, 1);
         self.touched.insert(entry.key.clone());
+        self.new_wants.push(entry.key.clone());
         self.pending.put_want(self.number(), class, &WantRow { entry, learned_from });
-        self.new_wants = true;
     }
 
     fn unwant(&mut self, class: WantClass, entry: &Entry) {

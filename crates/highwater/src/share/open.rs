@@ -1,0 +1,122 @@
+//! Opening a share: is this the folder, does the store know the same history, what did a crash
+//! leave.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use highwater_core::ContentHash;
+use highwater_folder::{Marker, MarkerIdentity, Problem, Root, RootError, Slot};
+use highwater_store::{Commit, ShareRow, Store, StoreError, WantClass};
+
+use super::replica::{History, Replica, random_epoch};
+use crate::config::ShareConfig;
+use highwater_core::NodeId;
+
+/// Why a share is not open. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A share that can work.
+pub(crate) struct Opened {
+    pub(crate) root: Arc<Root>,
+    pub(crate) replica: Replica,
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// Opens the folder and what the store knows of it.
+pub(crate) fn open(
+    config: &ShareConfig,
+    node: NodeId,
+    store: &Arc<Store>,
+) -> Result<Opened, OpenError> {
+    let identity = MarkerIdentity { share: config.name.clone(), node };
+    let (root, row, history) = match store.share(&config.name)? {
+        Some(row) => {
+            let root = Root::open(&config.path, &identity)?;
+            let history = judge_history(&row, root.marker().generation);
+            (root, row, history)
+        }
+        None => {
+            let marker = Marker { share: identity.share, node, generation: 0 };
+            let root = Root::create(&config.path, &marker)?;
+            let number = store.unused_share_number()?;
+            let generation = root.marker().generation;
+            let row = ShareRow { number, epoch: random_epoch(), generation, raising: generation };
+            (root, row, History::Continuous)
+        }
+    };
+    let row = raise_generation(&root, store, config, row, history)?;
+    let mut replica = Replica::open(Arc::clone(store), node, config.name.clone(), row, history)?;
+    let problems = clear_leftovers(&root, &mut replica)?;
+    Ok(Opened { root: Arc::new(root), replica, problems })
+}
+
+/// The store and the marker raise their generation together; between the two steps the marker may
+/// already have what the store calls `raising`.
+fn judge_history(row: &ShareRow, marker: u64) -> History {
+    if marker == row.generation || marker == row.raising {
+        History::Continuous
+    } else if marker > row.generation {
+        History::StoreRestored
+    } else {
+        History::FilesRestored
+    }
+}
+
+fn raise_generation(
+    root: &Root,
+    store: &Store,
+    config: &ShareConfig,
+    mut row: ShareRow,
+    history: History,
+) -> Result<ShareRow, OpenError> {
+    let marker = root.marker();
+    if history != History::Continuous {
+        tracing::warn!(share = %config.name, ?history, "restored from an older copy: new epoch");
+        row.epoch = random_epoch();
+    }
+    row.raising = row.generation.max(marker.generation) + 1;
+    put(store, config, &row)?;
+    root.set_marker(&Marker { generation: row.raising, ..marker })?;
+    row.generation = row.raising;
+    put(store, config, &row)?;
+    Ok(row)
+}
+
+fn put(store: &Store, config: &ShareConfig, row: &ShareRow) -> Result<(), StoreError> {
+    let mut commit = Commit::new();
+    commit.put_share(&config.name, row);
+    store.commit(commit)
+}
+
+/// Clears away what a crash left in the stage, and what is staged of contents that nobody wants.
+fn clear_leftovers(root: &Root, replica: &mut Replica) -> Result<Vec<Problem>, StoreError> {
+    let store = Arc::clone(replica.store());
+    let number = replica.number();
+    let mut wanted: BTreeSet<ContentHash> = BTreeSet::new();
+    for want in store.wants(number, WantClass::Live, None) {
+        wanted.extend(want?.entry.kind.content().map(|(content, _)| content));
+    }
+    let mut partial: BTreeSet<Slot> = BTreeSet::new();
+    for stage in store.stages(number) {
+        let (content, row) = stage?;
+        if wanted.contains(&content) {
+            partial.insert(Slot::partial(content));
+        } else {
+            let least = highwater_core::ChunkSizes::for_content(row.size).min as u64;
+            replica.forget_stage(&content, row.size.div_ceil(least) as usize);
+        }
+    }
+    replica.flush()?;
+    let catalogue = Arc::clone(replica.catalogue());
+    let known = |content: ContentHash| {
+        wanted.contains(&content)
+            || catalogue.find(&store, number, &content).is_ok_and(|row| row.is_some())
+    };
+    Ok(root.recover(&known, &|slot| partial.contains(slot)))
+}

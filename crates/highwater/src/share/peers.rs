@@ -1,0 +1,294 @@
+//! What a share knows of the peers that are connected, and what it says to them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use highwater_core::intake::{self, Standing as LogStanding, advance, resume_at};
+use highwater_core::log::Checkpoint;
+use highwater_core::wire::{Ack, Batch, Control, Goodbye, Offer, Standing};
+use highwater_core::{NodeId, Seq};
+use highwater_store::StoreError;
+use tokio::sync::mpsc;
+
+use super::actor::Actor;
+use super::outlet::Outlet;
+use crate::fetch::source::{LinkId, Source};
+
+/// One connected peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) source: Arc<Source>,
+    control: mpsc::Sender<Control>,
+    /// What the link has no room for yet.
+    waiting: VecDeque<Control>,
+    offered: bool,
+    /// The peer's offer, once it came.
+    pub(crate) theirs: Option<Theirs>,
+    pub(crate) outlet: Option<Outlet>,
+    last_standing: Option<Standing>,
+}
+
+/// What the peer says of itself.
+#[derive(Debug)]
+pub(crate) struct Theirs {
+    pub(crate) pulled: Checkpoint,
+    pub(crate) head: Seq,
+    actor: highwater_core::Actor,
+    pub(crate) needed: u64,
+}
+
+impl Peer {
+    fn say(&mut self, message: Control) {
+        self.waiting.push_back(message);
+        self.speak();
+    }
+
+    /// Passes on what waits, as far as the link has room. Whether all of it went.
+    fn speak(&mut self) -> bool {
+        while let Some(message) = self.waiting.pop_front() {
+            match self.control.try_send(message) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(message)) => {
+                    self.waiting.push_front(message);
+                    return false;
+                }
+                // The link is down; word of it is on its way.
+                Err(mpsc::error::TrySendError::Closed(_)) => self.waiting.clear(),
+            }
+        }
+        true
+    }
+}
+
+/// The connected peers of a share.
+pub(crate) type Peers = BTreeMap<NodeId, Peer>;
+
+impl Actor {
+    pub(crate) fn link_up(
+        &mut self,
+        source: Arc<Source>,
+        control: mpsc::Sender<Control>,
+    ) -> Result<(), StoreError> {
+        let peer = Peer {
+            source: Arc::clone(&source),
+            control,
+            waiting: VecDeque::new(),
+            offered: false,
+            theirs: None,
+            outlet: None,
+            last_standing: None,
+        };
+        self.links.insert(source.peer, peer);
+        self.offer_to_all()
+    }
+
+    pub(crate) fn link_down(&mut self, link: LinkId) {
+        self.links.retain(|_, peer| peer.source.id != link);
+        self.tell_sources();
+    }
+
+    /// Offers the share to every peer that has not been offered it, once it can be served.
+    pub(crate) fn offer_to_all(&mut self) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if !self.ready {
+            return Ok(());
+        }
+        let mut early = Vec::new();
+        for (node, peer) in self.links.iter_mut().filter(|(_, peer)| !peer.offered) {
+            let offer = Offer {
+                share: self.config.name.clone(),
+                epoch: open.replica.epoch(),
+                head: open.replica.head(),
+                pulled: open.replica.peer(node)?.pulled,
+            };
+            peer.offered = true;
+            peer.say(Control::Offer(offer));
+            if let Some(offer) = self.early_offers.remove(&peer.source.id) {
+                early.push((peer.source.id, offer));
+            }
+        }
+        for (link, offer) in early {
+            self.offered(link, &offer)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the share back from every peer: it cannot be served now.
+    pub(crate) fn withdraw_from_all(&mut self) {
+        let name = self.config.name.clone();
+        for peer in self.links.values_mut() {
+            if std::mem::take(&mut peer.offered) {
+                peer.say(Control::Withdraw(name.clone()));
+            }
+            (peer.theirs, peer.outlet) = (None, None);
+        }
+        self.tell_sources();
+    }
+
+    pub(crate) fn heard(&mut self, link: LinkId, message: Control) -> Result<(), StoreError> {
+        match message {
+            Control::Offer(offer) => self.offered(link, &offer),
+            Control::Withdraw(_) => {
+                self.early_offers.remove(&link);
+                if let Some(peer) = self.peer_at(link) {
+                    (peer.theirs, peer.outlet) = (None, None);
+                }
+                self.tell_sources();
+                Ok(())
+            }
+            Control::Batch(batch) => self.take_in(link, batch),
+            Control::Ack(ack) => self.acknowledged(link, &ack),
+            Control::Standing(standing) => {
+                if let Some(theirs) = self.peer_at(link).and_then(|peer| peer.theirs.as_mut()) {
+                    if theirs.head != standing.head {
+                        self.dirty = true;
+                    }
+                    if let Some(theirs) = self.peer_at(link).and_then(|p| p.theirs.as_mut()) {
+                        (theirs.head, theirs.needed) = (standing.head, standing.needed_entries);
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn peer_at(&mut self, link: LinkId) -> Option<&mut Peer> {
+        self.links.values_mut().find(|peer| peer.source.id == link)
+    }
+
+    fn offered(&mut self, link: LinkId, offer: &Offer) -> Result<(), StoreError> {
+        if !self.ready {
+            self.early_offers.insert(link, offer.clone());
+            return Ok(());
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let replica = &mut open.replica;
+        let digest_at = |seq| {
+            let row = replica.store().log_at(replica.number(), seq);
+            row.ok().flatten().map(|row| row.digest)
+        };
+        let judged = intake::judge(offer.pulled, replica.epoch(), replica.head(), digest_at);
+        if judged == LogStanding::RolledBack {
+            tracing::warn!(share = %self.config.name, "a peer has seen more of this log than there is: new epoch");
+            replica.take_new_epoch()?;
+            for peer in self.links.values_mut() {
+                (peer.offered, peer.outlet) = (false, None);
+            }
+            self.early_offers.insert(link, offer.clone());
+            return self.offer_to_all();
+        }
+        let from = match judged {
+            LogStanding::From(seq) => seq,
+            _ => Seq::ZERO,
+        };
+        let epoch = replica.epoch();
+        let Some(peer) = self.links.values_mut().find(|peer| peer.source.id == link) else {
+            return Ok(());
+        };
+        let pulled = resume_at(replica.peer(&peer.source.peer)?.pulled, offer);
+        let actor = offer.epoch.actor(&peer.source.peer, &self.config.name);
+        let needed = 0;
+        peer.theirs = Some(Theirs { pulled, head: offer.head, actor, needed });
+        peer.outlet = Some(Outlet::new(actor, epoch, from));
+        peer.last_standing = None;
+        self.tell_sources();
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// A piece of a peer's log: wanted and checkpoint become durable together, then it is
+    /// acknowledged.
+    fn take_in(&mut self, link: LinkId, batch: Batch) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(peer) = self.links.values_mut().find(|peer| peer.source.id == link) else {
+            return Ok(());
+        };
+        let Some(theirs) = peer.theirs.as_mut() else { return Ok(()) };
+        let checkpoint = match advance(theirs.pulled, &batch) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                tracing::warn!(peer = ?peer.source.peer, %error, "the peer's log does not fit");
+                peer.source.handle.close(Goodbye::Misbehaved);
+                return Ok(());
+            }
+        };
+        let policy = super::local::FolderPolicy { rules: &open.rules, mode: self.config.mode };
+        for (_, entry) in batch.entries {
+            open.replica.take_in(entry, Some(theirs.actor), &policy)?;
+        }
+        let mut row = open.replica.peer(&peer.source.peer)?;
+        row.pulled = Some(checkpoint);
+        open.replica.put_peer(&peer.source.peer, &row);
+        open.replica.flush()?;
+        theirs.pulled = checkpoint;
+        theirs.head = theirs.head.max(batch.head);
+        peer.say(Control::Ack(Ack { share: batch.share, checkpoint }));
+        self.dirty = true;
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, link: LinkId, ack: &Ack) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(peer) = self.links.values_mut().find(|peer| peer.source.id == link) else {
+            return Ok(());
+        };
+        let Some(outlet) = peer.outlet.as_mut() else { return Ok(()) };
+        if !outlet.acknowledged(ack.checkpoint.epoch, ack.checkpoint.seq) {
+            tracing::warn!(peer = ?peer.source.peer, ?ack, "acknowledges what was never sent");
+            peer.source.handle.close(Goodbye::Misbehaved);
+            return Ok(());
+        }
+        // Becomes durable with the next commit: the peer keeps the same fact.
+        let mut row = open.replica.peer(&peer.source.peer)?;
+        row.pushed = Some(ack.checkpoint);
+        open.replica.put_peer(&peer.source.peer, &row);
+        self.acks_pending = true;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Gives every peer what is new, as far as it keeps up. Whether all could be said.
+    pub(crate) fn speak_to_all(&mut self) -> Result<bool, StoreError> {
+        let Some(open) = &self.open else { return Ok(true) };
+        let wanted = open.replica.wanted();
+        let standing = Standing {
+            share: self.config.name.clone(),
+            epoch: open.replica.epoch(),
+            head: open.replica.head(),
+            needed_entries: wanted.entries(),
+            needed_bytes: wanted.bytes,
+        };
+        let mut all = true;
+        for peer in self.links.values_mut() {
+            let Some(outlet) = peer.outlet.as_mut() else {
+                all &= peer.speak();
+                continue;
+            };
+            if peer.waiting.is_empty()
+                && let Some(batch) = outlet.next(&open.replica)?
+            {
+                peer.waiting.push_back(Control::Batch(batch));
+                all = false;
+            }
+            if peer.last_standing.as_ref() != Some(&standing) && peer.waiting.len() < 2 {
+                peer.last_standing = Some(standing.clone());
+                peer.waiting.push_back(Control::Standing(standing.clone()));
+            }
+            all &= peer.speak();
+        }
+        Ok(all)
+    }
+
+    /// Tells the fetching tasks who can be asked.
+    pub(crate) fn tell_sources(&mut self) {
+        let sources: Vec<Arc<Source>> = self
+            .links
+            .values()
+            .filter(|peer| peer.theirs.is_some())
+            .map(|peer| Arc::clone(&peer.source))
+            .collect();
+        self.dirty = true;
+        self.sources.send_replace(sources);
+    }
+}
