@@ -1,0 +1,394 @@
+//! What scans and the watcher found in the folder, carried into the index.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use highwater_core::observe::MassDelete;
+use highwater_core::{Entry, EntryKind, Key};
+use highwater_folder::{
+    Finding, Hint, IgnoreRules, Observation, Problem, ScanError, ScanProgress, Scope, Watcher,
+};
+use highwater_store::StoreError;
+
+use super::Event;
+use super::actor::{Actor, Open};
+use super::replica::{History, Policy};
+use super::scanner::{ScanEvent, ScanJob};
+use crate::config::ShareMode;
+
+/// The ignore file, at the root of a share.
+const IGNORE_FILE: &str = ".highwaterignore";
+/// Deletes that the watcher reported are believed after this much quiet, so that a tree that is
+/// being removed is seen as one removal.
+const GONE_QUIET: Duration = Duration::from_millis(500);
+/// But a trickle of deletes is not put off for longer than this.
+const GONE_LATEST: Duration = Duration::from_secs(2);
+/// Problems of one kind of source that are kept; the rest is counted by the next scan.
+const PROBLEMS_MAX: usize = 1000;
+
+/// What keeps a peer's state out of this folder.
+pub(crate) struct FolderPolicy<'a> {
+    pub(crate) rules: &'a IgnoreRules,
+    pub(crate) mode: ShareMode,
+}
+
+impl Policy for FolderPolicy<'_> {
+    fn keeps_out(&self, entry: &Entry) -> bool {
+        let is_dir = matches!(entry.kind, EntryKind::Directory { .. });
+        self.mode == ShareMode::SendOnly || self.rules.ignores(&entry.key, is_dir)
+    }
+}
+
+/// Deletes that are not believed yet.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    keys: BTreeSet<Key>,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    /// Held back until somebody confirms or reverts.
+    pub(crate) held: Vec<Key>,
+}
+
+impl Gone {
+    pub(crate) fn due(&self, guard: &MassDelete) -> Option<Instant> {
+        let (first, last) = (self.first?, self.last?);
+        let many = self.keys.len() as u64 > guard.entries_min;
+        let quiet = last + GONE_QUIET;
+        Some(if many { quiet } else { quiet.min(first + GONE_LATEST) })
+    }
+}
+
+impl Actor {
+    pub(crate) fn guard(&self) -> MassDelete {
+        let configured = self.config.mass_delete;
+        MassDelete { fraction: configured.fraction, entries_min: configured.entries_min }
+    }
+
+    /// Asks for a scan; scans that cannot begin yet are gathered.
+    pub(crate) fn want_scan(&mut self, scope: Scope) {
+        self.scan_wanted = Some(match (self.scan_wanted.take(), scope) {
+            (Some(Scope::Paths(mut paths)), Scope::Paths(more)) => {
+                paths.extend(more);
+                Scope::Paths(paths)
+            }
+            (None, scope) => scope,
+            _ => Scope::Whole,
+        });
+        self.scan_next();
+    }
+
+    /// Begins the scan that is waiting, unless one is running.
+    pub(crate) fn scan_next(&mut self) {
+        let Some(open) = &mut self.open else { return };
+        if open.scanning.is_some() {
+            return;
+        }
+        let Some(scope) = self.scan_wanted.take() else { return };
+        let progress = Arc::new(ScanProgress::default());
+        if scope == Scope::Whole {
+            open.scan_problems.clear();
+        }
+        open.scanning_whole = scope == Scope::Whole;
+        let job = ScanJob {
+            scope,
+            root: Arc::clone(&open.root),
+            rules: Arc::clone(&open.rules),
+            progress: Arc::clone(&progress),
+        };
+        if open.scans.send(job).is_ok() {
+            open.scanning = Some(progress);
+            self.dirty = true;
+        }
+    }
+
+    pub(crate) fn hinted(&mut self, hint: Hint) {
+        self.dirty = true;
+        match hint {
+            Hint::Paths(paths) => self.want_scan(Scope::Paths(paths)),
+            Hint::Everything | Hint::RootGone => self.want_scan(Scope::Whole),
+            Hint::Degraded(problem) => {
+                if let Some(open) = &mut self.open {
+                    note(&mut open.standing_problems, problem);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn scanned(&mut self, event: ScanEvent) -> Result<(), StoreError> {
+        self.dirty = true;
+        match event {
+            ScanEvent::Found(findings) => self.found(findings),
+            ScanEvent::Done { whole, gone, outcome } => self.scan_done(whole, gone, outcome),
+        }
+    }
+
+    fn found(&mut self, findings: Vec<Finding>) -> Result<(), StoreError> {
+        let now = super::actor::wall_now();
+        for finding in findings {
+            let Some(open) = &mut self.open else { return Ok(()) };
+            match finding {
+                Finding::Changed(seen) => {
+                    self.gone.keys.remove(&seen.key);
+                    if seen.key.as_str() == IGNORE_FILE {
+                        self.rules_changed = true;
+                    }
+                    if self.config.mode == ShareMode::ReceiveOnly {
+                        observed_by_receiver(open, seen, now)?;
+                    } else {
+                        observed(open, &seen, now)?;
+                    }
+                }
+                Finding::Touched { key, print } => {
+                    self.gone.keys.remove(&key);
+                    if let Some(row) = open.replica.entry(&key)? {
+                        open.replica.touched(&row, &print)?;
+                    }
+                }
+                Finding::Gone(key) => drop(self.gone.keys.insert(key)),
+                Finding::Problem(problem) => note(&mut open.scan_problems, problem),
+            }
+        }
+        self.flush()
+    }
+
+    fn scan_done(
+        &mut self,
+        whole: bool,
+        gone: Vec<Key>,
+        outcome: Result<(), ScanError>,
+    ) -> Result<(), StoreError> {
+        if let Some(open) = &mut self.open {
+            open.scanning = None;
+        }
+        match outcome {
+            Ok(()) => {}
+            Err(ScanError::Stopped) => return Ok(()),
+            Err(error) => {
+                self.fail(error.to_string());
+                return Ok(());
+            }
+        }
+        if whole {
+            self.gone.held.clear();
+            self.gone.keys = gone.into_iter().collect();
+            self.scanned_at = Some(Instant::now());
+            self.believe_gone()?;
+            if !self.ready {
+                self.ready = true;
+                if let Some(open) = &mut self.open {
+                    open.replica.history = History::Continuous;
+                }
+                self.offer_to_all()?;
+            }
+        } else if !gone.is_empty() {
+            let now = Instant::now();
+            self.gone.first.get_or_insert(now);
+            self.gone.last = Some(now);
+            self.gone.keys.extend(gone);
+        }
+        if std::mem::take(&mut self.rules_changed) {
+            self.reload_rules()?;
+        }
+        self.scan_next();
+        Ok(())
+    }
+
+    /// Decides about the deletes that have been seen: they are recorded, or held back.
+    pub(crate) fn believe_gone(&mut self) -> Result<(), StoreError> {
+        let keys: Vec<Key> = std::mem::take(&mut self.gone.keys).into_iter().rev().collect();
+        (self.gone.first, self.gone.last) = (None, None);
+        let guard = self.guard();
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if open.replica.history != History::Continuous {
+            for key in &keys {
+                open.replica.lost(key)?;
+            }
+            return self.flush();
+        }
+        let live = open.replica.totals().entries;
+        let all = keys.len() + self.gone.held.len();
+        if guard.holds_back(all as u64, live) {
+            self.gone.held.extend(keys);
+            self.gone.held.sort_unstable_by(|a, b| b.cmp(a));
+            self.gone.held.dedup();
+            self.dirty = true;
+            return Ok(());
+        }
+        self.record_gone(&keys).map(drop)
+    }
+
+    fn record_gone(&mut self, keys: &[Key]) -> Result<u64, StoreError> {
+        let now = super::actor::wall_now();
+        let mode = self.config.mode;
+        let Some(open) = &mut self.open else { return Ok(0) };
+        // Believed only while the folder is certainly the right one.
+        if let Err(error) = open.root.verify() {
+            self.fail(error.to_string());
+            return Ok(0);
+        }
+        let mut recorded = 0;
+        for key in keys {
+            // It may have been put there since the scan looked.
+            if !matches!(open.root.print_of(key), Ok(None)) {
+                continue;
+            }
+            if mode == ShareMode::ReceiveOnly {
+                note_local(open, key, "was deleted here");
+            } else {
+                open.replica.gone(key.clone(), now)?;
+                recorded += 1;
+            }
+        }
+        self.flush()?;
+        Ok(recorded)
+    }
+
+    /// Lets a held-back mass delete go out.
+    pub(crate) fn confirm(&mut self) -> Result<u64, StoreError> {
+        let held = std::mem::take(&mut self.gone.held);
+        self.dirty = true;
+        self.record_gone(&held)
+    }
+
+    /// Fetches again what a held-back mass delete would delete.
+    pub(crate) fn revert(&mut self) -> Result<u64, StoreError> {
+        let held = std::mem::take(&mut self.gone.held);
+        let Some(open) = &mut self.open else { return Ok(0) };
+        let mut reverted = 0;
+        for key in &held {
+            reverted += u64::from(open.replica.lost(key)?);
+        }
+        self.dirty = true;
+        self.flush()?;
+        Ok(reverted)
+    }
+
+    /// Reads the ignore file again and lets the watcher, the scanner and what is held follow it.
+    pub(crate) fn reload_rules(&mut self) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let (rules, problems) = IgnoreRules::load(&open.root);
+        open.rules = Arc::new(rules);
+        open.standing_problems.clear();
+        for problem in problems {
+            note(&mut open.standing_problems, problem);
+        }
+        self.watch();
+        self.release_held()?;
+        self.want_scan(Scope::Whole);
+        Ok(())
+    }
+
+    /// What policy held and holds no longer becomes work.
+    pub(crate) fn release_held(&mut self) -> Result<(), StoreError> {
+        use highwater_store::WantClass;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let policy = FolderPolicy { rules: &open.rules, mode: self.config.mode };
+        let number = open.replica.number();
+        let store = Arc::clone(open.replica.store());
+        for want in store.wants(number, WantClass::Held, None) {
+            let want = want?;
+            if !policy.keeps_out(&want.entry) {
+                let class = WantClass::of(&want.entry);
+                open.replica.reclassify(WantClass::Held, want, class);
+            }
+        }
+        self.flush()
+    }
+
+    /// Starts the watcher, or starts it again.
+    pub(crate) fn watch(&mut self) {
+        let events = self.events.clone();
+        let Some(open) = &mut self.open else { return };
+        open.watcher = None;
+        let on_hint = Box::new(move |hint| {
+            if let Some(events) = events.upgrade() {
+                // The share is ending when it takes no more.
+                let _ = events.blocking_send(Event::Hint(hint));
+            }
+        });
+        match Watcher::start(Arc::clone(&open.root), Arc::clone(&open.rules), on_hint) {
+            Ok(watcher) => open.watcher = Some(watcher),
+            Err(error) => {
+                let kind = highwater_folder::ProblemKind::WatchLimit;
+                note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
+            }
+        }
+    }
+
+    /// A peer says that what it received does not fit the hash: look at the file itself.
+    pub(crate) fn verify_content(
+        &mut self,
+        content: highwater_core::ContentHash,
+    ) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let (store, number) = (Arc::clone(open.replica.store()), open.replica.number());
+        let catalogue = Arc::clone(open.replica.catalogue());
+        let Some(row) = catalogue.find(&store, number, &content)? else { return Ok(()) };
+        let key = row.entry.key.clone();
+        let recorded = super::replica::decode_print(row.print.as_deref());
+        let Ok(file) = open.root.open_content(&key) else {
+            self.want_scan(Scope::Paths([key].into()));
+            return Ok(());
+        };
+        let edited = file.print().ok() != recorded;
+        let found = highwater_folder::hash_content(&file);
+        if edited {
+            self.want_scan(Scope::Paths([key].into()));
+        } else if found.ok() != Some(content) {
+            catalogue.mark_corrupt(content);
+            let message = "its bytes are not what was recorded, and nobody edited it: the disk \
+                           may be failing; restore it from a peer or a backup";
+            let problem = Problem::at(&key, highwater_folder::ProblemKind::Unreadable, message);
+            note(&mut open.standing_problems, problem);
+        }
+        Ok(())
+    }
+}
+
+fn observed(
+    open: &mut Open,
+    seen: &Observation,
+    now: highwater_core::WallTime,
+) -> Result<(), StoreError> {
+    let (key, kind) = (seen.key.clone(), seen.kind.clone());
+    open.replica.observed(key, kind, &seen.print, seen.manifest.as_ref(), now)
+}
+
+/// A receive-only folder takes note of what peers have; what only it has stays here.
+fn observed_by_receiver(
+    open: &mut Open,
+    seen: Observation,
+    now: highwater_core::WallTime,
+) -> Result<(), StoreError> {
+    let known = open.replica.entry(&seen.key)?.is_some_and(|row| row.entry.kind == seen.kind);
+    let wanted = open.replica.want(&seen.key)?.is_some_and(|(_, w)| w.entry.kind == seen.kind);
+    if known || wanted {
+        open.local_changes.remove(&seen.key);
+        return observed(open, &seen, now);
+    }
+    note_local(open, &seen.key, "was changed here");
+    if open.local_changes.len() < PROBLEMS_MAX {
+        open.local_changes.insert(seen.key, (seen.kind, seen.print));
+    }
+    Ok(())
+}
+
+fn note_local(open: &mut Open, key: &Key, what: &str) {
+    let message = format!("{what}, and this share is receive-only: the change stays here");
+    let problem = crate::report::Problem {
+        path: key.to_string(),
+        kind: "receive_only_change".into(),
+        message,
+    };
+    if open.receive_only.len() < PROBLEMS_MAX {
+        open.receive_only.insert(key.to_string(), problem);
+    }
+}
+
+/// Keeps a problem, one for each path.
+pub(crate) fn note(problems: &mut BTreeMap<String, Problem>, problem: Problem) {
+    if problems.len() < PROBLEMS_MAX {
+        problems.insert(problem.path.clone(), problem);
+    }
+}

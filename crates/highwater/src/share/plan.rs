@@ -1,0 +1,318 @@
+//! From what is wanted to what is to be put in place.
+//!
+//! Wanted entries live in the store; a bounded number of them is at work at a time. Something that
+//! needs no content is ready at once; content that stands elsewhere in the share is copied; the
+//! rest is fetched. Deletes come last, children before parents, and not while a copy is being made:
+//! the file that a rename took away is where its content is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use highwater_core::{ContentHash, EntryKind, Key};
+use highwater_store::{StoreError, WantClass};
+
+use super::actor::{Actor, Open};
+use crate::fetch::copy::Copy;
+use crate::fetch::{FetchError, Fetched, Job, Staged};
+
+/// Wanted entries at work at a time.
+pub(crate) const ACTIVE_MAX: usize = 4096;
+/// Deletes that are made ready at a time.
+const TOMBSTONES_MAX: usize = 512;
+/// Copies that go to the copying task together.
+const COPIES_MAX: usize = 256;
+/// When to try again what could not be done now.
+pub(crate) const SOON: Duration = Duration::from_millis(50);
+pub(crate) const LATER: Duration = Duration::from_secs(5);
+
+/// What is being worked on.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// Keys waiting for their content.
+    active: BTreeMap<Key, ContentHash>,
+    waiting: BTreeMap<ContentHash, BTreeSet<Key>>,
+    /// Contents being copied within the share.
+    copying: BTreeSet<ContentHash>,
+    /// Contents that a copy within the share failed for: they are fetched.
+    not_here: BTreeSet<ContentHash>,
+    /// What can be put in place now, in key order.
+    pub(crate) ready: BTreeMap<Key, Option<Staged>>,
+    pub(crate) ready_deletes: BTreeSet<Key>,
+    /// What could not be done, and when it is tried again.
+    deferred: BTreeMap<Key, Instant>,
+    /// There is more in the store than is at work.
+    pub(crate) more: bool,
+    /// Jobs that the fetching task has no room for yet.
+    pub(crate) jobs: Vec<Job>,
+}
+
+impl Work {
+    pub(crate) fn defer(&mut self, key: Key, wait: Duration) {
+        self.deferred.insert(key, Instant::now() + wait);
+    }
+
+    pub(crate) fn next_deferred(&self) -> Option<Instant> {
+        self.deferred.values().min().copied()
+    }
+
+    fn busy_with(&self, key: &Key) -> bool {
+        self.active.contains_key(key)
+            || self.ready.contains_key(key)
+            || self.ready_deletes.contains(key)
+            || self.deferred.contains_key(key)
+    }
+
+    fn len(&self) -> usize {
+        self.active.len() + self.ready.len()
+    }
+
+    /// Content will come for this key.
+    fn wait_for(&mut self, key: Key, content: ContentHash) -> bool {
+        let first = !self.waiting.contains_key(&content);
+        self.waiting.entry(content).or_default().insert(key.clone());
+        self.active.insert(key, content);
+        first
+    }
+
+    /// The key's state was superseded: whatever was under way for it is not wanted for it.
+    fn drop_key(&mut self, key: &Key) {
+        self.deferred.remove(key);
+        self.ready_deletes.remove(key);
+        if let Some(content) = self.active.remove(key)
+            && let Some(keys) = self.waiting.get_mut(&content)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.waiting.remove(&content);
+                self.copying.remove(&content);
+                self.jobs.push(Job::Forget(content));
+            }
+        }
+    }
+}
+
+impl Actor {
+    /// Plans what has become wanted, fills up what is at work, and makes deletes ready.
+    pub(crate) fn plan(&mut self) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if !self.ready {
+            return Ok(());
+        }
+        let mut copies = Vec::new();
+        for key in open.replica.take_new_wants() {
+            open.drop_ready(&key);
+            open.work.drop_key(&key);
+            if open.work.len() < ACTIVE_MAX {
+                open.plan_key(key, &mut copies)?;
+            } else {
+                open.work.more = true;
+            }
+        }
+        open.retry_deferred(&mut copies)?;
+        if open.work.more && open.work.len() < ACTIVE_MAX / 4 {
+            open.fill_up(&mut copies)?;
+        }
+        open.send_copies(copies);
+        open.make_deletes_ready()?;
+        Ok(())
+    }
+
+    /// What the fetching tasks brought.
+    pub(crate) fn fetched(&mut self, outcomes: Vec<Fetched>) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        self.dirty = true;
+        for outcome in outcomes {
+            match outcome {
+                Fetched::Staged(staged) => open.staged(staged)?,
+                Fetched::Failed { content, why } => open.not_staged(content, &why)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Open {
+    fn plan_key(&mut self, key: Key, copies: &mut Vec<Copy>) -> Result<(), StoreError> {
+        let Some((WantClass::Live, want)) = self.replica.want(&key)? else { return Ok(()) };
+        let Some((content, size)) = want.entry.kind.content() else {
+            self.work.ready.insert(key, None);
+            return Ok(());
+        };
+        let row = self.replica.entry(&key)?;
+        if row.is_some_and(|row| row.entry.kind.content() == Some((content, size))) {
+            self.work.ready.insert(key, None);
+            return Ok(());
+        }
+        if !self.work.wait_for(key.clone(), content) {
+            return Ok(());
+        }
+        match self.local_copy(content, size)? {
+            Some(copy) => {
+                self.work.copying.insert(content);
+                copies.push(copy);
+            }
+            None => self.work.jobs.push(Job::Fetch { content, size, key }),
+        }
+        Ok(())
+    }
+
+    fn local_copy(&self, content: ContentHash, size: u64) -> Result<Option<Copy>, StoreError> {
+        if size == 0 {
+            return Ok(Some(Copy { content, size, from: None }));
+        }
+        if self.work.not_here.contains(&content) {
+            return Ok(None);
+        }
+        let (store, number) = (self.replica.store(), self.replica.number());
+        let row = self.replica.catalogue().find(store, number, &content)?;
+        Ok(row.map(|row| Copy { content, size, from: Some(row.entry.key) }))
+    }
+
+    fn send_copies(&mut self, copies: Vec<Copy>) {
+        let mut copies = copies.into_iter().peekable();
+        while copies.peek().is_some() {
+            let some = copies.by_ref().take(COPIES_MAX).collect();
+            self.work.jobs.push(Job::Copy(some));
+        }
+        self.send_jobs();
+    }
+
+    /// Passes jobs on, as far as there is room.
+    pub(crate) fn send_jobs(&mut self) {
+        let mut jobs = std::mem::take(&mut self.work.jobs).into_iter();
+        for job in jobs.by_ref() {
+            if let Err(tokio::sync::mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(job)
+            {
+                self.work.jobs.push(job);
+                break;
+            }
+        }
+        self.work.jobs.extend(jobs);
+    }
+
+    fn retry_deferred(&mut self, copies: &mut Vec<Copy>) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let due: Vec<Key> = self
+            .work
+            .deferred
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            self.work.deferred.remove(&key);
+            self.plan_key(key, copies)?;
+        }
+        Ok(())
+    }
+
+    fn fill_up(&mut self, copies: &mut Vec<Copy>) -> Result<(), StoreError> {
+        self.work.more = false;
+        self.replica.flush()?;
+        let (store, number) = (self.replica.store().clone(), self.replica.number());
+        for want in store.wants(number, WantClass::Live, None) {
+            let key = want?.entry.key;
+            if self.work.busy_with(&key) {
+                continue;
+            }
+            if self.work.len() >= ACTIVE_MAX {
+                self.work.more = true;
+                break;
+            }
+            self.plan_key(key, copies)?;
+        }
+        Ok(())
+    }
+
+    fn make_deletes_ready(&mut self) -> Result<(), StoreError> {
+        let busy = !self.work.copying.is_empty() || self.work.more;
+        if busy || self.replica.wanted().tombstones == 0 || !self.work.ready_deletes.is_empty() {
+            return Ok(());
+        }
+        self.replica.flush()?;
+        let (store, number) = (self.replica.store().clone(), self.replica.number());
+        for want in store.wants(number, WantClass::Tombstone, None).rev() {
+            let key = want?.entry.key;
+            if !self.work.busy_with(&key) {
+                self.work.ready_deletes.insert(key);
+            }
+            if self.work.ready_deletes.len() >= TOMBSTONES_MAX {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn staged(&mut self, staged: Staged) -> Result<(), StoreError> {
+        let content = staged.content;
+        self.work.copying.remove(&content);
+        self.work.not_here.remove(&content);
+        let mut keys = self.work.waiting.remove(&content).unwrap_or_default();
+        for key in &keys {
+            self.work.active.remove(key);
+        }
+        match keys.pop_first() {
+            Some(first) => {
+                self.work.ready.insert(first, Some(staged));
+            }
+            // Superseded while it was fetched. What is large may be wanted again soon.
+            None if staged.slot.is_partial() => {}
+            None => self.discard(&staged),
+        }
+        // The others are copied from the first, once that is in place.
+        for key in keys {
+            self.work.defer(key, SOON);
+        }
+        Ok(())
+    }
+
+    fn not_staged(&mut self, content: ContentHash, why: &FetchError) -> Result<(), StoreError> {
+        self.work.copying.remove(&content);
+        let keys = self.work.waiting.remove(&content).unwrap_or_default();
+        let wait = match why {
+            FetchError::SourceChanged => {
+                self.work.not_here.insert(content);
+                Duration::ZERO
+            }
+            _ => LATER,
+        };
+        for key in keys {
+            self.work.active.remove(&key);
+            if wait > Duration::ZERO {
+                self.cannot_place(&key, "no_content", why.to_string());
+            }
+            self.work.defer(key, wait);
+        }
+        Ok(())
+    }
+
+    /// A slot that nobody needs any more.
+    pub(crate) fn discard(&self, staged: &Staged) {
+        if let Err(error) = self.root.stage().remove(&staged.slot) {
+            // It is cleared away at the next start.
+            tracing::debug!(%error, "a staged file could not be removed");
+        }
+    }
+
+    fn drop_ready(&mut self, key: &Key) {
+        if let Some(Some(staged)) = self.work.ready.remove(key)
+            && !staged.slot.is_partial()
+        {
+            self.discard(&staged);
+        }
+    }
+
+    /// Remembers why a key is not in place.
+    pub(crate) fn cannot_place(&mut self, key: &Key, kind: &str, message: String) {
+        let path = key.to_string();
+        let problem = crate::report::Problem { path: path.clone(), kind: kind.into(), message };
+        if self.place_problems.len() < 1000 {
+            self.place_problems.insert(path, problem);
+        }
+    }
+
+    /// Whether a kind of entry is a directory.
+    pub(crate) fn is_dir(kind: &EntryKind) -> bool {
+        matches!(kind, EntryKind::Directory { .. })
+    }
+}
