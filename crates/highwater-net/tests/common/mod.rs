@@ -58,22 +58,27 @@ pub(crate) struct Node {
 impl Node {
     /// The next link, whatever warnings come before it.
     pub(crate) async fn link(&mut self) -> Link {
-        loop {
-            match self.event().await {
-                NetEvent::LinkUp(link) => return link,
-                NetEvent::Warning { .. } => {}
+        within(async {
+            loop {
+                if let NetEvent::LinkUp(link) = self.event().await {
+                    return link;
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The next warning of this kind, whatever else comes before it.
     pub(crate) async fn warning(&mut self, wanted: WarningKind) -> String {
-        loop {
-            match self.event().await {
-                NetEvent::Warning { kind, message, .. } if kind == wanted => return message,
-                NetEvent::Warning { .. } | NetEvent::LinkUp(_) => {}
+        within(async {
+            loop {
+                match self.event().await {
+                    NetEvent::Warning { kind, message, .. } if kind == wanted => return message,
+                    NetEvent::Warning { .. } | NetEvent::LinkUp(_) => {}
+                }
             }
-        }
+        })
+        .await
     }
 
     pub(crate) async fn event(&mut self) -> NetEvent {
