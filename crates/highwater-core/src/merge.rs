@@ -105,6 +105,17 @@ pub fn conflict_key(lost: &Entry) -> Option<Key> {
     lost.key.sibling(&format!("{stem}{mark}{extension}")).ok()
 }
 
+/// The key that a conflict copy lost to; the clipped form of a very long one. `None` for a key that
+/// is not a conflict copy's.
+pub fn conflict_of(copy: &Key) -> Option<Key> {
+    if !is_conflict_key(copy) {
+        return None;
+    }
+    let (stem, mark) = copy.name().rsplit_once(".conflict-")?;
+    let extension = mark.find('.').map_or("", |dot| &mark[dot..]);
+    copy.sibling(&format!("{stem}{extension}")).ok()
+}
+
 /// Whether a key is one that [`conflict_key`] makes.
 pub fn is_conflict_key(key: &Key) -> bool {
     let Some((_, mark)) = key.name().rsplit_once(".conflict-") else { return false };

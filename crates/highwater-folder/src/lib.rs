@@ -9,6 +9,7 @@
 //! The code blocks. It belongs on threads that may wait for a disk.
 #![forbid(unsafe_code)]
 
+pub mod aside;
 pub mod ignore;
 pub mod marker;
 pub mod place;
@@ -27,7 +28,7 @@ pub use crate::marker::{Marker, MarkerIdentity};
 pub use crate::place::{Expect, PlaceError, Placed, Placement};
 pub use crate::print::StatPrint;
 pub use crate::problem::{Problem, ProblemKind};
-pub use crate::read::{ContentFile, ReadError, hash_file, read_content};
+pub use crate::read::{ContentFile, ReadError, hash_content, hash_file, read_content};
 pub use crate::root::{Root, RootError};
 pub use crate::scan::{
     Finding, Known, KnownEntry, Observation, ScanError, ScanProgress, ScanSummary, Scope, scan,

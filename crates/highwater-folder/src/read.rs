@@ -135,6 +135,14 @@ pub fn hash_file(path: &Path) -> Result<ContentHash, ReadError> {
     read_content(&file, facts.len()).map(|(content, _)| content)
 }
 
+/// The hash of all the bytes that an open file of a share holds now.
+///
+/// # Errors
+/// As [`read_content`].
+pub fn hash_content(content: &ContentFile) -> Result<ContentHash, ReadError> {
+    read_content(&content.file, content.print()?.size).map(|(found, _)| found)
+}
+
 /// Hashes and cuts the first `size` bytes of a file: its content hash, and its manifest when it is
 /// larger than [`SMALL_BYTES_MAX`].
 ///

@@ -23,7 +23,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::marker::{MARKER_BYTES_MAX, Marker, MarkerIdentity};
-use crate::print::Class;
+use crate::print::{Class, StatPrint};
 use crate::settle::SyncHealth;
 use crate::stage::Stage;
 
@@ -243,6 +243,21 @@ impl Root {
     pub fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// The print of what stands under `key`; `None` when it is proved that nothing does.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn print_of(&self, key: &Key) -> io::Result<Option<StatPrint>> {
+        let looked = self
+            .open_parent(key)
+            .and_then(|dir| rustix::fs::statat(dir, key.name(), AtFlags::SYMLINK_NOFOLLOW));
+        match looked {
+            Ok(stat) => Ok(Some(StatPrint::of(&stat))),
+            Err(errno) if proves_absence(errno) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {

@@ -377,7 +377,8 @@ impl StageFile {
         Ok(StatPrint::of(&stat.map_err(|e| StageError::new("look at", &self.slot, e))?))
     }
 
-    pub(crate) fn file(&self) -> &File {
+    /// The open file itself, for reading all of it.
+    pub fn file(&self) -> &File {
         &self.file
     }
 }

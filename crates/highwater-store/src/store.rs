@@ -192,6 +192,20 @@ impl Store {
         self.row(&share_key(name))
     }
 
+    /// The shares that something is remembered of.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn shares(&self) -> Result<Vec<ShareName>, StoreError> {
+        let mut names = Vec::new();
+        for row in self.database.scan(SHARES, SHARES) {
+            let (key, _) = row?;
+            let name = key.get(SHARES.len()..).and_then(|name| std::str::from_utf8(name).ok());
+            names.extend(name.and_then(|name| name.parse().ok()));
+        }
+        Ok(names)
+    }
+
     /// A number that no share has.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::report;
 
 /// Running totals of one node.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     pub(crate) content_bytes_received: Count,
     pub(crate) content_bytes_reused: Count,
     pub(crate) content_bytes_resent: Count,

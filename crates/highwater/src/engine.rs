@@ -1,76 +1,343 @@
-//! The engine of one node.
+//! The engine of one node: owns the store, the net, the shares and their tasks.
+//!
+//! It starts them, brings what comes from the net to the share it is about, starts and stops shares
+//! when the configuration changes, and answers what people ask. What becomes of entries and content
+//! is decided in the shares (`share.rs`); this only connects.
 
+mod ask;
+mod links;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use highwater_core::{NodeId, Seq, ShareName};
-use tokio::sync::watch;
+use highwater_core::wire::{Hello, PROTOCOL};
+use highwater_core::{InstanceId, NodeId, ShareName};
+use highwater_net::{Net, NetConfig, NetEvent, PeerAddress};
+use highwater_store::{Store, StoreError};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::Config;
-use crate::home::Home;
+use crate::config::{Config, ShareConfig};
+use crate::counters::Counters;
+use crate::home::{Home, Identity, IdentityError};
 use crate::report;
+use crate::serve::{Desk, Desks};
+use crate::share::{Command, Event, Share, Surroundings};
+use links::{Links, Warnings};
 
 /// A running node. Clones are handles to the same one.
 #[derive(Clone, Debug)]
-pub struct Engine {}
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    home: Home,
+    node: NodeId,
+    net: Net,
+    around: Surroundings,
+    desks: Arc<Desks>,
+    links: Links,
+    warnings: Warnings,
+    config: Mutex<Config>,
+    /// Held while shares are started and stopped; nothing else waits for it.
+    shares: tokio::sync::Mutex<BTreeMap<ShareName, Share>>,
+    started: Instant,
+}
 
 /// Why the node did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("the node cannot start")]
-pub struct StartError;
+pub enum StartError {
+    /// The key pair cannot be read.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] highwater_store::OpenError),
+    /// The store was opened and failed.
+    #[error("cannot prepare the store: {0}; check the disk")]
+    Prepare(#[from] StoreError),
+    /// Peers cannot be listened for.
+    #[error(transparent)]
+    Net(#[from] highwater_net::StartError),
+    /// The system gives no random numbers or no threads.
+    #[error("the system refuses what every daemon needs: {0}; free some of it and start again")]
+    System(String),
+}
 
 /// Why a request to the engine failed.
 #[derive(Debug, thiserror::Error)]
-#[error("the engine cannot do this")]
-pub struct EngineError;
+pub enum EngineError {
+    /// There is no such share.
+    #[error("there is no share {0} here; `highwater share list` shows which there are")]
+    UnknownShare(ShareName),
+    /// The share cannot do this now.
+    #[error("{0}")]
+    Refused(String),
+    /// The share ended while it was asked.
+    #[error("the share {0} was stopped before it could answer; ask again")]
+    Stopped(ShareName),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system refuses a thread.
+    #[error("the system refuses a thread: {0}; raise the limit of processes")]
+    Thread(std::io::Error),
+}
 
-#[allow(missing_docs, unused_variables, clippy::unimplemented)]
 impl Engine {
+    /// Starts the node of `home`, whose lock the caller holds.
+    ///
+    /// # Errors
+    /// What stands in the way. Nothing runs then.
     pub async fn start(home: Home, config: Config) -> Result<Engine, StartError> {
-        unimplemented!()
+        let identity = Identity::load(&home.identity_dir())?;
+        let node = identity.node_id();
+        let (dir, listed) = (home.store_dir(), config.clone());
+        let store = blocking(move || {
+            let store = Store::open(&dir)?;
+            drop_removed_shares(&store, &listed)?;
+            Ok::<_, StartError>(store)
+        })
+        .await?;
+        let net_config = NetConfig { listen: config.listen.sync, hello: hello(&config)? };
+        let (net, events) = Net::start(net_config, identity, addresses(&config)).await?;
+        let around = Surroundings {
+            node,
+            store: Arc::new(store),
+            counters: Arc::new(Counters::default()),
+            transfers: Arc::default(),
+            changes: Arc::new(watch::Sender::default()),
+        };
+        let inner = Arc::new(Inner {
+            home,
+            node,
+            net,
+            around,
+            desks: Arc::default(),
+            links: Links::default(),
+            warnings: Warnings::default(),
+            config: Mutex::new(config.clone()),
+            shares: tokio::sync::Mutex::default(),
+            started: Instant::now(),
+        });
+        for share in &config.shares {
+            let started = inner.start_share(share, &config).await;
+            started.map_err(|error| StartError::System(error.to_string()))?;
+        }
+        tokio::spawn(listen(Arc::downgrade(&inner), events));
+        Ok(Engine(inner))
     }
+
+    /// Which node this is.
     pub fn node_id(&self) -> NodeId {
-        unimplemented!()
+        self.0.node
     }
+
+    /// Where it listens for peers.
     pub fn sync_addr(&self) -> SocketAddr {
-        unimplemented!()
+        self.0.net.local_addr()
     }
-    pub async fn status(&self) -> report::Status {
-        unimplemented!()
+
+    /// Ticks whenever something that [`Engine::status`] shows has changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.around.changes.subscribe()
     }
-    pub async fn log(
+
+    /// Takes over another configuration: shares and peers at once, the rest at the next start.
+    ///
+    /// # Errors
+    /// When a share could not be started; the others follow the new configuration.
+    pub async fn reload(&self, config: Config) -> Result<(), EngineError> {
+        let inner = &self.0;
+        let before = std::mem::replace(&mut *inner.config(), config.clone());
+        if before.listen != config.listen || before.node != config.node {
+            tracing::warn!("[node] and [listen] take effect at the next start");
+        }
+        inner.net.set_peers(addresses(&config));
+        let mut shares = inner.shares.lock().await;
+        let ended: Vec<ShareName> = shares
+            .iter()
+            .filter(|(name, share)| config.share(name) != Some(&share.config))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in ended {
+            inner.desks.remove(&name);
+            if let Some(share) = shares.remove(&name) {
+                share.stop().await;
+            }
+            if config.share(&name).is_none() {
+                let store = Arc::clone(&inner.around.store);
+                blocking(move || store.drop_share(&name)).await?;
+            }
+        }
+        for share in &config.shares {
+            let peers = listed_peers(&config, &share.name);
+            match shares.get(&share.name) {
+                Some(running) => {
+                    let told = Event::Command(Command::SetPeers(peers));
+                    // A share that has ended is told nothing.
+                    let _ = running.events.send(told).await;
+                }
+                None => drop(shares.insert(share.name.clone(), inner.begin(share, peers)?)),
+            }
+        }
+        drop(shares);
+        inner.join_links().await;
+        inner.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Lets a held-back mass delete go out; how many entries that were.
+    ///
+    /// # Errors
+    /// When nothing is held back, or there is no such share.
+    pub async fn confirm(&self, share: &ShareName) -> Result<u64, EngineError> {
+        self.decide(share, Command::Confirm).await
+    }
+
+    /// Fetches again what a held-back mass delete would delete; how many entries that are.
+    ///
+    /// # Errors
+    /// When nothing is held back, or there is no such share.
+    pub async fn revert(&self, share: &ShareName) -> Result<u64, EngineError> {
+        self.decide(share, Command::Revert).await
+    }
+
+    async fn decide(
         &self,
         share: &ShareName,
-        since: Seq,
-        limit: usize,
-    ) -> Result<Vec<report::LogRow>, EngineError> {
-        unimplemented!()
+        command: impl FnOnce(oneshot::Sender<Result<u64, String>>) -> Command,
+    ) -> Result<u64, EngineError> {
+        let (answer, decided) = oneshot::channel();
+        self.tell(share, Event::Command(command(answer))).await?;
+        let decided = decided.await.map_err(|_| EngineError::Stopped(share.clone()))?;
+        decided.map_err(EngineError::Refused)
     }
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+
+    async fn tell(&self, share: &ShareName, event: Event) -> Result<(), EngineError> {
+        let desk = self.0.desks.get(share);
+        let desk = desk.ok_or_else(|| EngineError::UnknownShare(share.clone()))?;
+        let stopped = || EngineError::Stopped(share.clone());
+        let events = desk.events.upgrade().ok_or_else(stopped)?;
+        events.send(event).await.map_err(|_| stopped())
     }
-    pub async fn conflicts(
-        &self,
-        share: Option<&ShareName>,
-    ) -> Result<Vec<report::ConflictRow>, EngineError> {
-        unimplemented!()
-    }
-    pub async fn reload(&self, config: Config) -> Result<(), EngineError> {
-        unimplemented!()
-    }
-    pub async fn confirm(&self, share: &ShareName) -> Result<u64, EngineError> {
-        unimplemented!()
-    }
-    pub async fn revert(&self, share: &ShareName) -> Result<u64, EngineError> {
-        unimplemented!()
-    }
+
+    /// Reads a folder, or all of them, now.
+    ///
+    /// # Errors
+    /// When there is no such share.
     pub async fn rescan(&self, share: Option<&ShareName>) -> Result<(), EngineError> {
-        unimplemented!()
+        let shares = match share {
+            Some(share) => vec![share.clone()],
+            None => self.0.desks.all().into_keys().collect(),
+        };
+        for share in shares {
+            self.tell(&share, Event::Command(Command::Rescan)).await?;
+        }
+        Ok(())
     }
-    pub async fn health(&self) -> report::Health {
-        unimplemented!()
-    }
+
+    /// Ends everything, politely for at most `deadline`.
     pub async fn stop(&self, deadline: Duration) {
-        unimplemented!()
+        let shares = std::mem::take(&mut *self.0.shares.lock().await);
+        let stopping = async {
+            let mut ending = tokio::task::JoinSet::new();
+            for (name, share) in shares {
+                self.0.desks.remove(&name);
+                ending.spawn(share.stop());
+            }
+            while ending.join_next().await.is_some() {}
+        };
+        let begun = Instant::now();
+        if tokio::time::timeout(deadline / 2, stopping).await.is_err() {
+            tracing::warn!("a share did not end in time; what it had not finished goes on later");
+        }
+        self.0.net.shutdown(deadline.saturating_sub(begun.elapsed())).await;
+    }
+}
+
+impl Inner {
+    async fn start_share(&self, share: &ShareConfig, config: &Config) -> Result<(), EngineError> {
+        let running = self.begin(share, listed_peers(config, &share.name))?;
+        self.shares.lock().await.insert(share.name.clone(), running);
+        Ok(())
+    }
+
+    /// Starts one share and opens its desk.
+    fn begin(
+        &self,
+        config: &ShareConfig,
+        peers: BTreeMap<NodeId, String>,
+    ) -> Result<Share, EngineError> {
+        let share = Share::start(config.clone(), peers, self.around.clone());
+        let share = share.map_err(EngineError::Thread)?;
+        let desk = Desk {
+            counter: Arc::clone(&share.counter),
+            events: share.events.downgrade(),
+            snapshot: share.snapshot.clone(),
+        };
+        self.desks.put(config.name.clone(), desk);
+        Ok(share)
+    }
+
+    fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes what the net reports, as long as the engine lives.
+async fn listen(engine: std::sync::Weak<Inner>, mut events: mpsc::Receiver<NetEvent>) {
+    while let Some(event) = events.recv().await {
+        let Some(engine) = engine.upgrade() else { return };
+        match event {
+            NetEvent::LinkUp(link) => engine.link_up(link),
+            NetEvent::Warning { peer, kind, message } => {
+                tracing::warn!(?peer, ?kind, "{message}");
+                engine.warnings.add(peer, kind, message);
+                engine.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+            }
+        }
+    }
+}
+
+/// Forgets what is known of shares that are not in the configuration any more.
+fn drop_removed_shares(store: &Store, config: &Config) -> Result<(), StoreError> {
+    for name in store.shares()? {
+        if config.share(&name).is_none() {
+            store.drop_share(&name)?;
+        }
+    }
+    Ok(())
+}
+
+fn hello(config: &Config) -> Result<Hello, StartError> {
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance)
+        .map_err(|error| StartError::System(format!("no random numbers: {error}")))?;
+    Ok(Hello {
+        protocol: PROTOCOL,
+        version: report::VERSION.to_owned(),
+        name: config.node.name.clone(),
+        user: config.node.user.clone(),
+        instance: InstanceId(instance),
+    })
+}
+
+fn addresses(config: &Config) -> Vec<PeerAddress> {
+    config.peers.iter().map(|peer| PeerAddress { id: peer.id, addr: peer.addr.clone() }).collect()
+}
+
+/// The peers that list a share, by id and name.
+fn listed_peers(config: &Config, share: &ShareName) -> BTreeMap<NodeId, String> {
+    let lists = config.peers.iter().filter(|peer| peer.shares.contains(share));
+    lists.map(|peer| (peer.id, peer.name.clone())).collect()
+}
+
+/// Runs work that waits for the disk on a thread of its own.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }

@@ -60,7 +60,8 @@ pub(crate) struct Staged {
     pub(crate) slot: Slot,
     /// Its chunks, where it is large enough to have some.
     pub(crate) manifest: Option<Arc<Manifest>>,
-    /// Whether it came from a peer.
+    /// Keeps the transfer of a large content on show until it is in place.
+    #[expect(dead_code, reason = "held for what its drop does")]
     pub(crate) transfer: Option<transfer::Shown>,
 }
 

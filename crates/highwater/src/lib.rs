@@ -5,9 +5,14 @@
 pub mod config;
 pub mod config_edit;
 pub mod control;
+mod counters;
 pub mod engine;
+mod fetch;
 pub mod home;
 pub mod report;
+mod router;
+mod serve;
+mod share;
 
 pub use config::Config;
 pub use engine::{Engine, EngineError, StartError};

@@ -35,6 +35,9 @@ pub struct Status {
     pub transfers: Vec<Transfer>,
     /// What has happened since the daemon started.
     pub counters: Counters,
+    /// What is wrong with the node itself or its peers, beside the problems of its shares.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
 }
 
 /// What a share is doing.

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use highwater_core::wire::Control;
 use highwater_core::{ContentHash, NodeId, ShareName};
-use highwater_folder::{Hint, Root};
+use highwater_folder::Root;
 use highwater_store::{ShareNumber, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -45,16 +45,13 @@ pub(crate) const EVENTS_MAX: usize = 256;
 /// Something that a share has to react to.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A link to a peer that this share is listed for.
-    LinkUp { source: Arc<Source>, control: mpsc::Sender<Control> },
+    /// A link to a peer that this share is listed for. On one that is not fresh the peer may
+    /// remember an earlier run of this share, and is told to forget it.
+    LinkUp { source: Arc<Source>, control: mpsc::Sender<Control>, fresh: bool },
     /// That link is down.
     LinkDown(LinkId),
     /// A message about this share.
     Control(LinkId, Box<Control>),
-    /// The scanner has something.
-    Scan(scanner::ScanEvent),
-    /// The watcher saw something.
-    Hint(Hint),
     /// A peer received other bytes than this content's hash says.
     Mismatch(ContentHash),
     /// A file was found changed while it was being sent.
@@ -156,18 +153,11 @@ impl Share {
         counter.set_peers(peers.clone());
         let blank = snapshot::blank(&config);
         let (told, snapshot) = watch::channel(blank);
-        let actor = actor::Actor::new(
-            config.clone(),
-            peers,
-            around,
-            events.downgrade(),
-            Arc::clone(&counter),
-            told,
-        );
+        let actor = actor::Actor::new(config.clone(), peers, around, Arc::clone(&counter), told);
         let runtime = tokio::runtime::Handle::current();
         let thread = std::thread::Builder::new()
             .name(format!("share-{}", clipped(&config.name)))
-            .spawn(move || actor.run(&runtime, inbox))?;
+            .spawn(move || actor.run(runtime, inbox))?;
         Ok(Share { config, events, snapshot, counter, thread: Some(thread) })
     }
 

@@ -211,7 +211,8 @@ impl Transfer<'_> {
             }
             self.sync_if_due()?;
         }
-        self.finish(&sources.borrow().clone()).await
+        let now = sources.borrow().clone();
+        self.finish(&now).await
     }
 
     fn is_recorded(&self) -> bool {
@@ -411,10 +412,11 @@ impl Transfer<'_> {
     }
 
     fn sync_if_due(&mut self) -> Result<(), FetchError> {
+        let recorded = self.is_recorded();
         let Some(writer) = &mut self.writer else { return Ok(()) };
         let enough = writer.unsynced >= SYNC_BYTES;
         let overdue = writer.unsynced > 0 && self.synced.elapsed() >= SYNC_AFTER;
-        if self.syncing.is_some() || !self.is_recorded() || !(enough || overdue) {
+        if self.syncing.is_some() || !recorded || !(enough || overdue) {
             return Ok(());
         }
         let snapshot = writer.snapshot();

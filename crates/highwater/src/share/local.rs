@@ -10,8 +10,8 @@ use highwater_folder::{
     Finding, Hint, IgnoreRules, Observation, Problem, ScanError, ScanProgress, Scope, Watcher,
 };
 use highwater_store::StoreError;
+use tokio::sync::mpsc;
 
-use super::Event;
 use super::actor::{Actor, Open};
 use super::replica::{History, Policy};
 use super::scanner::{ScanEvent, ScanJob};
@@ -24,6 +24,8 @@ const IGNORE_FILE: &str = ".highwaterignore";
 const GONE_QUIET: Duration = Duration::from_millis(500);
 /// But a trickle of deletes is not put off for longer than this.
 const GONE_LATEST: Duration = Duration::from_secs(2);
+/// Hints that wait for the share; the watcher gathers more while it waits.
+pub(crate) const HINTS_MAX: usize = 16;
 /// Problems of one kind of source that are kept; the rest is counted by the next scan.
 const PROBLEMS_MAX: usize = 1000;
 
@@ -298,14 +300,14 @@ impl Actor {
 
     /// Starts the watcher, or starts it again.
     pub(crate) fn watch(&mut self) {
-        let events = self.events.clone();
         let Some(open) = &mut self.open else { return };
+        let (sender, hints) = mpsc::channel(HINTS_MAX);
+        // First the receiver: a watcher that waits for room in it could not be waited for.
+        open.hints = hints;
         open.watcher = None;
         let on_hint = Box::new(move |hint| {
-            if let Some(events) = events.upgrade() {
-                // The share is ending when it takes no more.
-                let _ = events.blocking_send(Event::Hint(hint));
-            }
+            // The share has closed the folder when nobody listens.
+            let _ = sender.blocking_send(hint);
         });
         match Watcher::start(Arc::clone(&open.root), Arc::clone(&open.rules), on_hint) {
             Ok(watcher) => open.watcher = Some(watcher),

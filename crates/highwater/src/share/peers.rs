@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use highwater_core::intake::{self, Standing as LogStanding, advance, resume_at};
 use highwater_core::log::Checkpoint;
@@ -26,6 +27,8 @@ pub(crate) struct Peer {
     pub(crate) theirs: Option<Theirs>,
     pub(crate) outlet: Option<Outlet>,
     last_standing: Option<Standing>,
+    /// What became durable and is not acknowledged yet.
+    ack_due: Option<Ack>,
 }
 
 /// What the peer says of itself.
@@ -34,10 +37,17 @@ pub(crate) struct Theirs {
     pub(crate) pulled: Checkpoint,
     pub(crate) head: Seq,
     actor: highwater_core::Actor,
-    pub(crate) needed: u64,
+    /// `None` until it has said.
+    pub(crate) needed: Option<u64>,
 }
 
 impl Peer {
+    /// Forgets what was said about the share.
+    fn reset(&mut self) {
+        self.offered = false;
+        (self.theirs, self.outlet, self.last_standing, self.ack_due) = (None, None, None, None);
+    }
+
     fn say(&mut self, message: Control) {
         self.waiting.push_back(message);
         self.speak();
@@ -68,8 +78,13 @@ impl Actor {
         &mut self,
         source: Arc<Source>,
         control: mpsc::Sender<Control>,
+        fresh: bool,
     ) -> Result<(), StoreError> {
-        let peer = Peer {
+        let known = self.links.get(&source.peer).is_some_and(|peer| peer.source.id == source.id);
+        if known || !self.peers.contains_key(&source.peer) {
+            return Ok(());
+        }
+        let mut peer = Peer {
             source: Arc::clone(&source),
             control,
             waiting: VecDeque::new(),
@@ -77,13 +92,32 @@ impl Actor {
             theirs: None,
             outlet: None,
             last_standing: None,
+            ack_due: None,
         };
+        if !fresh {
+            peer.say(Control::Withdraw(self.config.name.clone()));
+        }
         self.links.insert(source.peer, peer);
+        self.dirty = true;
         self.offer_to_all()
     }
 
     pub(crate) fn link_down(&mut self, link: LinkId) {
         self.links.retain(|_, peer| peer.source.id != link);
+        self.early_offers.remove(&link);
+        self.tell_sources();
+    }
+
+    /// Lets go of the links to peers that the share is not listed for any more.
+    pub(crate) fn part_from_unlisted(&mut self) {
+        let (name, listed) = (self.config.name.clone(), &self.peers);
+        self.links.retain(|node, peer| {
+            let stays = listed.contains_key(node);
+            if !stays && peer.offered {
+                peer.say(Control::Withdraw(name.clone()));
+            }
+            stays
+        });
         self.tell_sources();
     }
 
@@ -117,10 +151,10 @@ impl Actor {
     pub(crate) fn withdraw_from_all(&mut self) {
         let name = self.config.name.clone();
         for peer in self.links.values_mut() {
-            if std::mem::take(&mut peer.offered) {
+            if peer.offered {
                 peer.say(Control::Withdraw(name.clone()));
             }
-            (peer.theirs, peer.outlet) = (None, None);
+            peer.reset();
         }
         self.tell_sources();
     }
@@ -131,7 +165,7 @@ impl Actor {
             Control::Withdraw(_) => {
                 self.early_offers.remove(&link);
                 if let Some(peer) = self.peer_at(link) {
-                    (peer.theirs, peer.outlet) = (None, None);
+                    peer.reset();
                 }
                 self.tell_sources();
                 Ok(())
@@ -140,12 +174,9 @@ impl Actor {
             Control::Ack(ack) => self.acknowledged(link, &ack),
             Control::Standing(standing) => {
                 if let Some(theirs) = self.peer_at(link).and_then(|peer| peer.theirs.as_mut()) {
-                    if theirs.head != standing.head {
-                        self.dirty = true;
-                    }
-                    if let Some(theirs) = self.peer_at(link).and_then(|p| p.theirs.as_mut()) {
-                        (theirs.head, theirs.needed) = (standing.head, standing.needed_entries);
-                    }
+                    theirs.head = standing.head;
+                    theirs.needed = Some(standing.needed_entries);
+                    self.dirty = true;
                 }
                 Ok(())
             }
@@ -188,13 +219,13 @@ impl Actor {
         };
         let pulled = resume_at(replica.peer(&peer.source.peer)?.pulled, offer);
         let actor = offer.epoch.actor(&peer.source.peer, &self.config.name);
-        let needed = 0;
-        peer.theirs = Some(Theirs { pulled, head: offer.head, actor, needed });
+        peer.theirs = Some(Theirs { pulled, head: offer.head, actor, needed: None });
         peer.outlet = Some(Outlet::new(actor, epoch, from));
-        peer.last_standing = None;
+        (peer.last_standing, peer.ack_due) = (None, None);
+        let offered = peer.offered;
         self.tell_sources();
-        self.dirty = true;
-        Ok(())
+        // It has forgotten what it was offered before: it began anew.
+        if offered { Ok(()) } else { self.offer_to_all() }
     }
 
     /// A piece of a peer's log: wanted and checkpoint become durable together, then it is
@@ -219,11 +250,11 @@ impl Actor {
         }
         let mut row = open.replica.peer(&peer.source.peer)?;
         row.pulled = Some(checkpoint);
-        open.replica.put_peer(&peer.source.peer, &row);
+        open.replica.put_peer(&peer.source.peer, row);
         open.replica.flush()?;
         theirs.pulled = checkpoint;
         theirs.head = theirs.head.max(batch.head);
-        peer.say(Control::Ack(Ack { share: batch.share, checkpoint }));
+        peer.ack_due = Some(Ack { share: batch.share, checkpoint });
         self.dirty = true;
         Ok(())
     }
@@ -242,8 +273,8 @@ impl Actor {
         // Becomes durable with the next commit: the peer keeps the same fact.
         let mut row = open.replica.peer(&peer.source.peer)?;
         row.pushed = Some(ack.checkpoint);
-        open.replica.put_peer(&peer.source.peer, &row);
-        self.acks_pending = true;
+        open.replica.put_peer(&peer.source.peer, row);
+        self.acks_since.get_or_insert_with(Instant::now);
         self.dirty = true;
         Ok(())
     }
@@ -265,15 +296,19 @@ impl Actor {
                 all &= peer.speak();
                 continue;
             };
-            if peer.waiting.is_empty()
+            // What is needed is told before the acknowledgement that makes it look complete.
+            if peer.last_standing.as_ref() != Some(&standing) && peer.waiting.len() < 2 {
+                peer.last_standing = Some(standing.clone());
+                peer.waiting.push_back(Control::Standing(standing.clone()));
+            }
+            if let Some(ack) = peer.ack_due.take() {
+                peer.waiting.push_back(Control::Ack(ack));
+            }
+            if peer.waiting.len() < 4
                 && let Some(batch) = outlet.next(&open.replica)?
             {
                 peer.waiting.push_back(Control::Batch(batch));
                 all = false;
-            }
-            if peer.last_standing.as_ref() != Some(&standing) && peer.waiting.len() < 2 {
-                peer.last_standing = Some(standing.clone());
-                peer.waiting.push_back(Control::Standing(standing.clone()));
             }
             all &= peer.speak();
         }

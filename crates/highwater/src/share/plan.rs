@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use highwater_core::{ContentHash, EntryKind, Key};
+use highwater_core::{ContentHash, Key};
 use highwater_store::{StoreError, WantClass};
 
 use super::actor::{Actor, Open};
@@ -44,15 +44,32 @@ pub(crate) struct Work {
     pub(crate) more: bool,
     /// Jobs that the fetching task has no room for yet.
     pub(crate) jobs: Vec<Job>,
+    /// Whether the last turn put something in place: more may be ready because of it.
+    pub(crate) progress: bool,
 }
 
 impl Work {
+    /// What an earlier run left: the store is to be looked through.
+    pub(crate) fn left_over() -> Self {
+        Self { more: true, ..Self::default() }
+    }
+
     pub(crate) fn defer(&mut self, key: Key, wait: Duration) {
         self.deferred.insert(key, Instant::now() + wait);
     }
 
     pub(crate) fn next_deferred(&self) -> Option<Instant> {
         self.deferred.values().min().copied()
+    }
+
+    /// Whether another turn can do something though nothing happens.
+    pub(crate) fn can_go_on(&self) -> bool {
+        self.progress
+    }
+
+    /// A content is in place: whoever waits to copy it need not wait longer.
+    pub(crate) fn came(&mut self, content: &ContentHash) {
+        self.not_here.remove(content);
     }
 
     fn busy_with(&self, key: &Key) -> bool {
@@ -246,7 +263,6 @@ impl Open {
     fn staged(&mut self, staged: Staged) -> Result<(), StoreError> {
         let content = staged.content;
         self.work.copying.remove(&content);
-        self.work.not_here.remove(&content);
         let mut keys = self.work.waiting.remove(&content).unwrap_or_default();
         for key in &keys {
             self.work.active.remove(key);
@@ -311,8 +327,4 @@ impl Open {
         }
     }
 
-    /// Whether a kind of entry is a directory.
-    pub(crate) fn is_dir(kind: &EntryKind) -> bool {
-        matches!(kind, EntryKind::Directory { .. })
-    }
 }

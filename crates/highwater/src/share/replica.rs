@@ -5,11 +5,11 @@
 //! gathered and become durable together at [`Replica::flush`]; nothing may be told to a peer, a
 //! user or the API before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_core::log::{Actor, Checkpoint};
-use highwater_core::merge::{Merge, Side, is_conflict_key, merge};
+use highwater_core::merge::{Merge, Side, conflict_key, is_conflict_key, merge};
 use highwater_core::observe::Observer;
 use highwater_core::{
     ContentHash, Entry, EntryKind, Epoch, Key, LogDigest, Manifest, NodeId, SMALL_BYTES_MAX, Seq,
@@ -83,6 +83,8 @@ pub(crate) struct Replica {
     touched: BTreeSet<Key>,
     /// Keys that became wanted since this was last asked.
     new_wants: Vec<Key>,
+    /// What is remembered of the peers, with all that is pending.
+    peers: BTreeMap<NodeId, PeerRow>,
 }
 
 impl Replica {
@@ -111,6 +113,7 @@ impl Replica {
             pending: Commit::new(),
             touched: BTreeSet::new(),
             new_wants: Vec::new(),
+            peers: BTreeMap::new(),
         };
         replica.take_stock()?;
         Ok(replica)
@@ -158,6 +161,10 @@ impl Replica {
         &self.store
     }
 
+    pub(crate) fn node(&self) -> &NodeId {
+        &self.node
+    }
+
     pub(crate) fn number(&self) -> ShareNumber {
         self.row.number
     }
@@ -196,6 +203,11 @@ impl Replica {
     pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
         self.touched.clear();
         self.store.commit(std::mem::take(&mut self.pending))
+    }
+
+    /// Whether something about an entry is decided and not durable.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.touched.is_empty()
     }
 
     /// The index row of `key`, with all that is pending.
@@ -292,6 +304,9 @@ impl Replica {
         print: Option<&StatPrint>,
         now: WallTime,
     ) -> Result<(), StoreError> {
+        if let Some(row) = &row {
+            self.drop_moot_copy(&row.entry)?;
+        }
         let known = row.as_ref().map(|row| &row.entry);
         let entry = self.new_version(known, key, kind, now);
         let want = self.want(&entry.key)?;
@@ -305,6 +320,38 @@ impl Replica {
             self.unwant(*class, &want.entry);
         }
         self.settle_rivals(entry, &rival, print, row)
+    }
+
+    /// Somebody replaced the state that a conflict copy was to be made of, knowing it: the copy is
+    /// deleted before it is made, here and wherever it is still waited for.
+    fn drop_moot_copy(&mut self, replaced: &Entry) -> Result<(), StoreError> {
+        let Some(key) = conflict_key(replaced) else { return Ok(()) };
+        let Some((class, want)) = self.want(&key)? else { return Ok(()) };
+        if !want.entry.kind.same_content(&replaced.kind) {
+            return Ok(());
+        }
+        self.unwant(class, &want.entry);
+        let old = self.entry(&key)?;
+        let version = want.entry.version.with_change(self.actor, self.head.next());
+        let tombstone = Entry { kind: EntryKind::Tombstone, version, ..want.entry };
+        self.append(tombstone, None, None, old)
+    }
+
+    /// A directory that was to be deleted must stay: something was put into it.
+    pub(crate) fn reassert(&mut self, want: &WantRow, now: WallTime) -> Result<(), StoreError> {
+        let Some(row) = self.entry(&want.entry.key)? else { return Ok(()) };
+        if let Some((class, current)) = self.want(&want.entry.key)?
+            && current.entry == want.entry
+        {
+            self.unwant(class, &want.entry);
+        }
+        let joined =
+            Entry { version: row.entry.version.join(&want.entry.version), ..row.entry.clone() };
+        let observer = Observer { actor: self.actor, author: self.node.tag(), now };
+        let (key, kind) = (joined.key.clone(), joined.kind.clone());
+        let entry = observer.changed(Some(&joined), key, kind, self.head.next());
+        let print = decode_print(row.print.as_deref());
+        self.append(entry, print.as_ref(), None, Some(row))
     }
 
     fn new_version(
@@ -445,11 +492,15 @@ impl Replica {
     // --- peers ----------------------------------------------------------------------------
 
     pub(crate) fn peer(&self, node: &NodeId) -> Result<PeerRow, StoreError> {
-        self.store.peer(self.number(), node)
+        match self.peers.get(node) {
+            Some(row) => Ok(*row),
+            None => self.store.peer(self.number(), node),
+        }
     }
 
-    pub(crate) fn put_peer(&mut self, node: &NodeId, row: &PeerRow) {
-        self.pending.put_peer(self.number(), node, row);
+    pub(crate) fn put_peer(&mut self, node: &NodeId, row: PeerRow) {
+        self.peers.insert(*node, row);
+        self.pending.put_peer(self.number(), node, &row);
     }
 
     /// The checkpoint that a peer holds who has taken in everything.

@@ -12,12 +12,13 @@ use highwater_folder::{
 use highwater_store::{EntryRow, ShareNumber, Store};
 use tokio::sync::mpsc;
 
-use super::Event;
 use super::replica::decode_print;
 use crate::counters::Counters;
 
 /// Findings that go to the share together: one durable commit each.
 const FINDINGS_MAX: usize = 512;
+/// Batches of findings that wait for the share.
+pub(crate) const SCAN_EVENTS_MAX: usize = 4;
 
 /// What a scan brings.
 #[derive(Debug)]
@@ -66,10 +67,9 @@ pub(crate) fn run(
     store: &Arc<Store>,
     share: ShareNumber,
     counters: &Counters,
-    events: &mpsc::WeakSender<Event>,
+    events: &mpsc::Sender<ScanEvent>,
 ) {
     while let Ok(job) = jobs.recv() {
-        let Some(events) = events.upgrade() else { return };
         let index = Index { store: Arc::clone(store), share };
         let whole = job.scope == Scope::Whole;
         let (mut found, mut gone) = (Vec::new(), Vec::new());
@@ -81,7 +81,7 @@ pub(crate) fn run(
             if found.len() < FINDINGS_MAX {
                 return ControlFlow::Continue(());
             }
-            match events.blocking_send(Event::Scan(ScanEvent::Found(std::mem::take(&mut found)))) {
+            match events.blocking_send(ScanEvent::Found(std::mem::take(&mut found))) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             }
@@ -91,8 +91,8 @@ pub(crate) fn run(
         let outcome = outcome.map(drop);
         if !found.is_empty() {
             // The share is ending when it takes no more.
-            let _ = events.blocking_send(Event::Scan(ScanEvent::Found(found)));
+            let _ = events.blocking_send(ScanEvent::Found(found));
         }
-        let _ = events.blocking_send(Event::Scan(ScanEvent::Done { whole, gone, outcome }));
+        let _ = events.blocking_send(ScanEvent::Done { whole, gone, outcome });
     }
 }

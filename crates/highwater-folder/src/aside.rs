@@ -1,0 +1,46 @@
+//! Giving what stands under a key a second name, so that the key can be given to something else.
+
+use std::io;
+
+use highwater_core::Key;
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use crate::print::StatPrint;
+use crate::root::{Root, proves_absence};
+
+impl Root {
+    /// Links what stands under `key`, if it still has this `print`, to the name of `aside` in the
+    /// same directory. The print it has now (a link moves the ctime), or `None` when something else
+    /// stands there.
+    ///
+    /// # Errors
+    /// When the name is taken by something else, or the entry cannot be linked: a directory.
+    pub fn link_aside(
+        &self,
+        key: &Key,
+        aside: &Key,
+        print: &StatPrint,
+    ) -> io::Result<Option<StatPrint>> {
+        let dir = match self.open_parent(key) {
+            Ok(dir) => dir,
+            Err(errno) if proves_absence(errno) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        let look = |name: &str| {
+            rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|s| StatPrint::of(&s))
+        };
+        match look(key.name()) {
+            Ok(found) if found == *print => {}
+            Ok(_) => return Ok(None),
+            Err(errno) if proves_absence(errno) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+        match rustix::fs::linkat(&dir, key.name(), &dir, aside.name(), AtFlags::empty()) {
+            Err(Errno::EXIST) if look(aside.name())?.ino == print.ino => {}
+            linked => linked?,
+        }
+        let now = look(key.name())?;
+        Ok((now.ino == print.ino && look(aside.name())?.same_but_for_ctime(print)).then_some(now))
+    }
+}

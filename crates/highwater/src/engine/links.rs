@@ -1,0 +1,171 @@
+//! Brings what comes over links to the shares, and keeps what the net warned of.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use highwater_core::wire::{Content, Control, Goodbye};
+use highwater_core::{NodeId, ShareName};
+use highwater_net::{Link, WarningKind};
+use tokio::sync::mpsc;
+
+use super::Inner;
+use crate::fetch::source::{LinkId, Source};
+use crate::report::Problem;
+use crate::serve::Service;
+use crate::share::Event;
+
+/// How long a warning is shown after it was last given. The net repeats one that persists.
+const WARNING_SHOWN: Duration = Duration::from_secs(30);
+
+/// The links that are up.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    last: AtomicU64,
+    up: Mutex<BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>>,
+}
+
+impl Links {
+    fn next_id(&self) -> LinkId {
+        LinkId(self.last.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn up(&self) -> MutexGuard<'_, BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>> {
+        self.up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// A link has come up: tells the shares that list the peer, and begins to read it.
+    pub(super) fn link_up(self: &Arc<Self>, link: Link) {
+        let Link { peer, control, content, control_in, content_in, handle, hello, addr, .. } = link;
+        tracing::info!(%peer, name = %hello.name, %addr, "connected");
+        let source = Source::new(self.links.next_id(), peer, content.clone(), handle);
+        self.links.up().insert(source.id, (Arc::clone(&source), control.clone()));
+        let service = Service::start(peer, Arc::clone(&self.desks), content);
+        tokio::spawn(read_content(Arc::clone(self), Arc::clone(&source), content_in, service));
+        tokio::spawn(read_control(Arc::clone(self), source, control, control_in));
+    }
+
+    /// Makes known every link that is up to every share that lists its peer.
+    pub(super) async fn join_links(&self) {
+        let up: Vec<_> = self.links.up().values().cloned().collect();
+        for (source, control) in up {
+            self.announce(&source, &control, false).await;
+        }
+    }
+
+    async fn announce(&self, source: &Arc<Source>, control: &mpsc::Sender<Control>, fresh: bool) {
+        for share in self.desks.all().into_keys() {
+            let (source, control) = (Arc::clone(source), control.clone());
+            let peer = source.peer;
+            self.send(&share, &peer, Event::LinkUp { source, control, fresh }).await;
+        }
+    }
+
+    /// Sends an event to a share, if it lists the peer that the event comes from.
+    async fn send(&self, share: &ShareName, peer: &NodeId, event: Event) {
+        let desk = self.desks.open_to(share, peer);
+        if let Some(events) = desk.and_then(|desk| desk.events.upgrade()) {
+            // A share that is ending needs to know nothing more.
+            let _ = events.send(event).await;
+        }
+    }
+}
+
+async fn read_control(
+    engine: Arc<Inner>,
+    source: Arc<Source>,
+    control: mpsc::Sender<Control>,
+    mut control_in: mpsc::Receiver<Control>,
+) {
+    engine.announce(&source, &control, true).await;
+    drop(control);
+    while let Some(message) = control_in.recv().await {
+        let Some(share) = share_of(&message).cloned() else { continue };
+        let event = Event::Control(source.id, Box::new(message));
+        engine.send(&share, &source.peer, event).await;
+    }
+    engine.links.up().remove(&source.id);
+    let reason = source.handle.closed().await;
+    tracing::info!(peer = %source.peer, %reason, "disconnected");
+    for desk in engine.desks.all().into_values() {
+        if let Some(events) = desk.events.upgrade() {
+            // As above.
+            let _ = events.send(Event::LinkDown(source.id)).await;
+        }
+    }
+}
+
+async fn read_content(
+    engine: Arc<Inner>,
+    source: Arc<Source>,
+    mut content_in: mpsc::Receiver<Content>,
+    service: Service,
+) {
+    while let Some(message) = content_in.recv().await {
+        match message {
+            Content::Reply { id, reply } => source.router.deliver(id, reply),
+            Content::Request { id, share, ask } => {
+                if service.asked(id, share, ask).is_err() {
+                    source.handle.close(Goodbye::Misbehaved);
+                }
+            }
+            Content::Cancel(id) => service.cancel(id),
+            Content::Mismatch { share, content, .. } => {
+                engine.send(&share, &source.peer, Event::Mismatch(content)).await;
+            }
+            Content::Acked(acked) => {
+                tracing::trace!(peer = %source.peer, content = %acked.content, acked.offset, "acked");
+            }
+        }
+    }
+    source.router.fail_all();
+}
+
+/// The share that a message is about.
+fn share_of(message: &Control) -> Option<&ShareName> {
+    match message {
+        Control::Offer(offer) => Some(&offer.share),
+        Control::Withdraw(share) => Some(share),
+        Control::Batch(batch) => Some(&batch.share),
+        Control::Ack(ack) => Some(&ack.share),
+        Control::Standing(standing) => Some(&standing.share),
+        Control::Hello(_) | Control::Ping(_) | Control::Pong(_) | Control::Goodbye(_) => None,
+    }
+}
+
+/// What the net warned of lately, the latest of each kind and peer.
+#[derive(Debug, Default)]
+pub(super) struct Warnings(Mutex<BTreeMap<(Option<NodeId>, WarningKind), (Instant, String)>>);
+
+impl Warnings {
+    pub(super) fn add(&self, peer: Option<NodeId>, kind: WarningKind, message: String) {
+        let mut warnings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.retain(|_, (at, _)| at.elapsed() < WARNING_SHOWN);
+        warnings.insert((peer, kind), (Instant::now(), message));
+    }
+
+    pub(super) fn report(&self) -> Vec<Problem> {
+        let warnings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = warnings.iter().filter(|(_, (at, _))| at.elapsed() < WARNING_SHOWN);
+        let problem = |((_, kind), (_, message)): (&(_, WarningKind), &(_, String))| Problem {
+            path: String::new(),
+            kind: word(*kind).to_owned(),
+            message: message.clone(),
+        };
+        shown.map(problem).collect()
+    }
+}
+
+fn word(kind: WarningKind) -> &'static str {
+    match kind {
+        WarningKind::IdentityInUse => "identity_in_use",
+        WarningKind::WrongIdentity => "wrong_identity",
+        WarningKind::Refused => "refused",
+        WarningKind::Stranger => "stranger",
+        WarningKind::Misbehaved => "misbehaved",
+        WarningKind::Protocol => "protocol",
+    }
+}

@@ -1,0 +1,511 @@
+//! The thread of one share: takes what happened, decides in order, carries out, tells.
+//!
+//! A turn is: wait for something; take in all that has come; plan; put in place what is ready; make
+//! durable; and only then tell peers and people. A share whose root, store or disk fails is closed,
+//! and opened again every [`REOPEN_EVERY`] until it can work.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use highwater_core::wire::Offer;
+use highwater_core::{EntryKind, Key, NodeId, WallTime};
+use highwater_folder::{Hint, IgnoreRules, Problem, Root, ScanProgress, Scope, StatPrint, Watcher};
+use highwater_store::StoreError;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::local::{Gone, HINTS_MAX, note};
+use super::open::{Opened, open};
+use super::peers::Peers;
+use super::plan::Work;
+use super::replica::Replica;
+use super::scanner::{SCAN_EVENTS_MAX, ScanEvent, ScanJob};
+use super::{Command, Counter, Event, Stock, Surroundings, scanner};
+use crate::config::ShareConfig;
+use crate::fetch::source::{LinkId, Source};
+use crate::fetch::{self, Fetched, Ground, Job};
+use crate::report;
+
+/// How often opening a share that cannot work is tried again.
+const REOPEN_EVERY: Duration = Duration::from_secs(2);
+/// How often the root is looked at while nothing else happens.
+const VERIFY_EVERY: Duration = Duration::from_secs(5);
+/// What a link had no room for is tried again after this.
+const SPEAK_AGAIN: Duration = Duration::from_millis(5);
+/// A peer's acknowledgement that nothing else goes to the disk with waits this long for company.
+const ACKS_WAIT: Duration = Duration::from_millis(500);
+/// People are told no more often than this.
+const TELL_EVERY: Duration = Duration::from_millis(20);
+/// Events taken in one turn.
+const EVENTS_A_TURN: usize = 64;
+/// Jobs that wait for the fetching task.
+const JOBS_MAX: usize = 1024;
+/// Reports of the fetching tasks that wait for the share.
+const OUTCOMES_MAX: usize = 64;
+
+/// One share, as its thread holds it.
+pub(crate) struct Actor {
+    pub(crate) config: ShareConfig,
+    pub(crate) peers: BTreeMap<NodeId, String>,
+    pub(crate) around: Surroundings,
+    counter: Arc<Counter>,
+    told: watch::Sender<report::ShareStatus>,
+    pub(crate) links: Peers,
+    pub(crate) open: Option<Open>,
+    /// Whether the folder has been read once as a whole: nothing is offered or applied before.
+    pub(crate) ready: bool,
+    /// Why the share is not open.
+    pub(crate) error: Option<String>,
+    reopen_at: Instant,
+    /// Offers that came before this share could answer them.
+    pub(crate) early_offers: BTreeMap<LinkId, Offer>,
+    pub(crate) sources: watch::Sender<Vec<Arc<Source>>>,
+    pub(crate) gone: Gone,
+    pub(crate) scan_wanted: Option<Scope>,
+    pub(crate) scanned_at: Option<Instant>,
+    pub(crate) rules_changed: bool,
+    verified_at: Instant,
+    /// Whether people have not been told the latest.
+    pub(crate) dirty: bool,
+    told_at: Option<Instant>,
+    /// Since when only acknowledgements wait to become durable.
+    pub(crate) acks_since: Option<Instant>,
+    /// Whether a peer could not be told everything.
+    unsaid: Option<Instant>,
+}
+
+/// A share whose folder is open.
+pub(crate) struct Open {
+    pub(crate) root: Arc<Root>,
+    pub(crate) replica: Replica,
+    pub(crate) rules: Arc<IgnoreRules>,
+    pub(crate) scans: std_mpsc::Sender<ScanJob>,
+    pub(crate) scanning: Option<Arc<ScanProgress>>,
+    pub(crate) scanning_whole: bool,
+    scan_events: mpsc::Receiver<ScanEvent>,
+    pub(crate) hints: mpsc::Receiver<Hint>,
+    pub(crate) watcher: Option<Watcher>,
+    /// What the last whole scan could not sync.
+    pub(crate) scan_problems: BTreeMap<String, Problem>,
+    /// What stays true until something else changes.
+    pub(crate) standing_problems: BTreeMap<String, Problem>,
+    /// Changes in a receive-only folder.
+    pub(crate) local_changes: BTreeMap<Key, (EntryKind, StatPrint)>,
+    pub(crate) receive_only: BTreeMap<String, report::Problem>,
+    /// What could not be put in place.
+    pub(crate) place_problems: BTreeMap<String, report::Problem>,
+    pub(crate) work: Work,
+    pub(crate) jobs: mpsc::Sender<Job>,
+    outcomes: mpsc::Receiver<Vec<Fetched>>,
+    fetching: tokio::task::JoinHandle<()>,
+    scanner: Option<JoinHandle<()>>,
+}
+
+/// What ended a wait.
+enum Turn {
+    Event(Event),
+    Scan(ScanEvent),
+    Hint(Hint),
+    Fetched(Vec<Fetched>),
+    TimePassed,
+    /// The share is dropped.
+    End,
+}
+
+impl Actor {
+    pub(crate) fn new(
+        config: ShareConfig,
+        peers: BTreeMap<NodeId, String>,
+        around: Surroundings,
+        counter: Arc<Counter>,
+        told: watch::Sender<report::ShareStatus>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            config,
+            peers,
+            around,
+            counter,
+            told,
+            links: Peers::new(),
+            open: None,
+            ready: false,
+            error: None,
+            reopen_at: now,
+            early_offers: BTreeMap::new(),
+            sources: watch::Sender::default(),
+            gone: Gone::default(),
+            scan_wanted: None,
+            scanned_at: None,
+            rules_changed: false,
+            verified_at: now,
+            dirty: true,
+            told_at: None,
+            acks_since: None,
+            unsaid: None,
+        }
+    }
+
+    /// Works until the share is stopped.
+    pub(crate) fn run(mut self, runtime: Handle, mut inbox: mpsc::Receiver<Event>) {
+        loop {
+            self.reopen_if_due(&runtime);
+            if let Err(error) = self.work() {
+                self.fail(error.to_string());
+            }
+            self.tell();
+            if !self.take_turn(&runtime, &mut inbox) {
+                break;
+            }
+        }
+        if let Some(open) = &mut self.open
+            && let Err(error) = open.replica.flush()
+        {
+            tracing::warn!(share = %self.config.name, %error, "not everything became durable");
+        }
+        self.close(&runtime);
+    }
+
+    /// Waits for something to happen and takes in all that has. Whether the share goes on.
+    fn take_turn(&mut self, runtime: &Handle, inbox: &mut mpsc::Receiver<Event>) -> bool {
+        let deadline = self.deadline();
+        let mut next = Some(runtime.block_on(self.wait(inbox, deadline)));
+        let mut taken = 0;
+        while let Some(turn) = next {
+            let taken_in = match turn {
+                Turn::Event(Event::Command(Command::Stop)) | Turn::End => return false,
+                Turn::Event(event) => self.happened(event),
+                Turn::Scan(event) => self.scanned(event),
+                Turn::Hint(hint) => {
+                    self.hinted(hint);
+                    Ok(())
+                }
+                Turn::Fetched(outcomes) => self.fetched(outcomes),
+                Turn::TimePassed => Ok(()),
+            };
+            if let Err(error) = taken_in {
+                self.fail(error.to_string());
+            }
+            taken += 1;
+            next = if taken < EVENTS_A_TURN { self.waiting(inbox) } else { None };
+        }
+        true
+    }
+
+    async fn wait(&mut self, inbox: &mut mpsc::Receiver<Event>, deadline: Instant) -> Turn {
+        let time = tokio::time::sleep_until(deadline.into());
+        let Some(open) = &mut self.open else {
+            return tokio::select! {
+                event = inbox.recv() => event.map_or(Turn::End, Turn::Event),
+                () = time => Turn::TimePassed,
+            };
+        };
+        tokio::select! {
+            event = inbox.recv() => event.map_or(Turn::End, Turn::Event),
+            Some(event) = open.scan_events.recv() => Turn::Scan(event),
+            Some(hint) = open.hints.recv() => Turn::Hint(hint),
+            Some(outcomes) = open.outcomes.recv() => Turn::Fetched(outcomes),
+            () = time => Turn::TimePassed,
+        }
+    }
+
+    /// Something that has happened already, if anything.
+    fn waiting(&mut self, inbox: &mut mpsc::Receiver<Event>) -> Option<Turn> {
+        if let Ok(event) = inbox.try_recv() {
+            return Some(Turn::Event(event));
+        }
+        let open = self.open.as_mut()?;
+        if let Ok(outcomes) = open.outcomes.try_recv() {
+            return Some(Turn::Fetched(outcomes));
+        }
+        if let Ok(event) = open.scan_events.try_recv() {
+            return Some(Turn::Scan(event));
+        }
+        open.hints.try_recv().ok().map(Turn::Hint)
+    }
+
+    fn happened(&mut self, event: Event) -> Result<(), StoreError> {
+        match event {
+            Event::LinkUp { source, control, fresh } => self.link_up(source, control, fresh),
+            Event::LinkDown(link) => {
+                self.link_down(link);
+                Ok(())
+            }
+            Event::Control(link, message) => self.heard(link, *message),
+            Event::Mismatch(content) => self.verify_content(content),
+            Event::Suspect(key) => {
+                self.want_scan(Scope::Paths([key].into()));
+                Ok(())
+            }
+            Event::Command(command) => self.commanded(command),
+        }
+    }
+
+    fn commanded(&mut self, command: Command) -> Result<(), StoreError> {
+        match command {
+            Command::Confirm(answer) => {
+                let outcome = self.of_held(Self::confirm)?;
+                // Whoever asked may have gone.
+                let _ = answer.send(outcome);
+            }
+            Command::Revert(answer) => {
+                let outcome = self.of_held(Self::revert)?;
+                let _ = answer.send(outcome);
+            }
+            Command::Rescan => self.want_scan(Scope::Whole),
+            Command::SetPeers(peers) => self.set_peers(peers),
+            Command::Stop => {}
+        }
+        Ok(())
+    }
+
+    /// Decides about a mass delete that is held back, if one is.
+    fn of_held(
+        &mut self,
+        decide: impl FnOnce(&mut Self) -> Result<u64, StoreError>,
+    ) -> Result<Result<u64, String>, StoreError> {
+        let name = &self.config.name;
+        if self.open.is_none() {
+            let why = self.error.as_deref().unwrap_or("it is paused");
+            return Ok(Err(format!("the share {name} is not at work: {why}")));
+        }
+        if self.gone.held.is_empty() {
+            return Ok(Err(format!("nothing is held back in the share {name}")));
+        }
+        decide(self).map(Ok)
+    }
+
+    /// All that a turn brings with it, in the order that durability asks for.
+    fn work(&mut self) -> Result<(), StoreError> {
+        self.look_at_the_clock()?;
+        self.plan()?;
+        self.apply_ready()?;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.send_jobs();
+        let acks_due = self.acks_since.is_some_and(|since| since.elapsed() >= ACKS_WAIT);
+        if open.replica.has_changes() || acks_due {
+            self.flush()?;
+        }
+        let all_said = self.speak_to_all()?;
+        self.unsaid = (!all_said).then(|| Instant::now() + SPEAK_AGAIN);
+        Ok(())
+    }
+
+    fn look_at_the_clock(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let guard = self.guard();
+        if self.gone.due(&guard).is_some_and(|due| due <= now) {
+            self.believe_gone()?;
+        }
+        let rescan = self.scanned_at.map(|at| at + self.config.rescan_interval);
+        if rescan.is_some_and(|due| due <= now) {
+            self.scanned_at = Some(now);
+            self.want_scan(Scope::Whole);
+        }
+        if now.duration_since(self.verified_at) >= VERIFY_EVERY {
+            self.verified_at = now;
+            if let Some(Err(error)) = self.open.as_ref().map(|open| open.root.verify()) {
+                self.fail(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// When to wake up though nothing happens.
+    fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        let telling = self.dirty.then(|| self.told_at.map_or(now, |at| at + TELL_EVERY));
+        let common = [telling, Some(now + VERIFY_EVERY)];
+        let own = match &self.open {
+            None => [(!self.config.paused).then_some(self.reopen_at), None, None, None, None, None],
+            Some(open) => [
+                self.gone.due(&self.guard()),
+                self.scanned_at.map(|at| at + self.config.rescan_interval),
+                open.work.next_deferred(),
+                open.work.can_go_on().then_some(now),
+                self.unsaid,
+                self.acks_since.map(|since| since + ACKS_WAIT),
+            ],
+        };
+        own.into_iter().chain(common).flatten().min().unwrap_or(now + VERIFY_EVERY)
+    }
+
+    /// Makes durable whatever was decided.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+        self.acks_since = None;
+        self.open.as_mut().map_or(Ok(()), |open| open.replica.flush())
+    }
+
+    /// Tells people, unless they were told a moment ago.
+    fn tell(&mut self) {
+        let lately = self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY);
+        if !self.dirty || lately {
+            return;
+        }
+        self.dirty = false;
+        self.told_at = Some(Instant::now());
+        self.told.send_replace(self.snapshot());
+        self.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    // --- opening and closing --------------------------------------------------------------
+
+    fn reopen_if_due(&mut self, runtime: &Handle) {
+        if self.open.is_some() || self.config.paused || Instant::now() < self.reopen_at {
+            return;
+        }
+        self.reopen_at = Instant::now() + REOPEN_EVERY;
+        self.dirty = true;
+        match self.begin(runtime) {
+            Ok(()) => {
+                if let Some(error) = self.error.take() {
+                    tracing::info!(share = %self.config.name, was = error, "the share goes on");
+                }
+            }
+            Err(error) => {
+                if self.error.as_ref() != Some(&error) {
+                    tracing::error!(share = %self.config.name, error, "the share cannot work");
+                }
+                self.error = Some(error);
+                self.close(runtime);
+            }
+        }
+    }
+
+    fn begin(&mut self, runtime: &Handle) -> Result<(), String> {
+        let around = self.around.clone();
+        let opened = open(&self.config, around.node, &around.store).map_err(|e| e.to_string())?;
+        let stock = Stock {
+            root: Arc::clone(&opened.root),
+            store: around.store,
+            number: opened.replica.number(),
+            catalogue: Arc::clone(opened.replica.catalogue()),
+        };
+        let open = self.assemble(opened, runtime).map_err(|e| format!("no thread: {e}"))?;
+        self.open = Some(open);
+        self.verified_at = Instant::now();
+        // The watcher first: what changes while the scan reads must not be missed.
+        self.watch();
+        self.release_held().map_err(|e| e.to_string())?;
+        self.counter.open(stock);
+        self.want_scan(Scope::Whole);
+        Ok(())
+    }
+
+    fn assemble(&mut self, opened: Opened, runtime: &Handle) -> std::io::Result<Open> {
+        let (rules, problems) = IgnoreRules::load(&opened.root);
+        let mut standing_problems = BTreeMap::new();
+        for problem in problems.into_iter().chain(opened.problems) {
+            note(&mut standing_problems, problem);
+        }
+        let (store, share) = (Arc::clone(&self.around.store), opened.replica.number());
+        let (scans, scan_jobs) = std_mpsc::channel();
+        let (found, scan_events) = mpsc::channel(SCAN_EVENTS_MAX);
+        let counters = Arc::clone(&self.around.counters);
+        let scanner = std::thread::Builder::new()
+            .name("scan".into())
+            .spawn(move || scanner::run(&scan_jobs, &store, share, &counters, &found))?;
+        let (jobs, fetch_jobs) = mpsc::channel(JOBS_MAX);
+        let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES_MAX);
+        let ground = Ground {
+            share: self.config.name.clone(),
+            number: share,
+            root: Arc::clone(&opened.root),
+            store: Arc::clone(&self.around.store),
+            catalogue: Arc::clone(opened.replica.catalogue()),
+            counters: Arc::clone(&self.around.counters),
+            transfers: Arc::clone(&self.around.transfers),
+            slots: Arc::default(),
+            sources: self.sources.subscribe(),
+            outcomes: outcomes_in,
+        };
+        Ok(Open {
+            root: opened.root,
+            replica: opened.replica,
+            rules: Arc::new(rules),
+            scans,
+            scanning: None,
+            scanning_whole: false,
+            scan_events,
+            hints: mpsc::channel(HINTS_MAX).1,
+            watcher: None,
+            scan_problems: BTreeMap::new(),
+            standing_problems,
+            local_changes: BTreeMap::new(),
+            receive_only: BTreeMap::new(),
+            place_problems: BTreeMap::new(),
+            work: Work::left_over(),
+            jobs,
+            outcomes,
+            fetching: runtime.spawn(fetch::run(ground, fetch_jobs)),
+            scanner: Some(scanner),
+        })
+    }
+
+    /// The share cannot go on; it is opened again later.
+    pub(crate) fn fail(&mut self, error: String) {
+        tracing::error!(share = %self.config.name, error, "the share stops");
+        self.error = Some(error);
+        self.reopen_at = Instant::now() + REOPEN_EVERY;
+        self.withdraw_from_all();
+        if let Some(open) = self.open.take() {
+            open.shut();
+        }
+        self.forget_run();
+    }
+
+    fn close(&mut self, runtime: &Handle) {
+        self.withdraw_from_all();
+        if let Some(open) = self.open.take()
+            && let Some(fetching) = open.shut()
+        {
+            // Aborted tasks end at their next step; one that hangs on a disk is not waited for.
+            let _ = runtime.block_on(tokio::time::timeout(Duration::from_secs(2), fetching));
+        }
+        self.forget_run();
+    }
+
+    fn forget_run(&mut self) {
+        self.counter.close();
+        self.ready = false;
+        self.gone = Gone::default();
+        (self.scan_wanted, self.scanned_at, self.acks_since, self.unsaid) = (None, None, None, None);
+        self.rules_changed = false;
+        self.dirty = true;
+    }
+
+    fn set_peers(&mut self, peers: BTreeMap<NodeId, String>) {
+        self.counter.set_peers(peers.clone());
+        self.peers = peers;
+        self.part_from_unlisted();
+        self.dirty = true;
+    }
+}
+
+impl Open {
+    /// Ends everything that works for this folder; the fetching task ends soon after.
+    fn shut(mut self) -> Option<tokio::task::JoinHandle<()>> {
+        if let Some(scan) = &self.scanning {
+            scan.cancel();
+        }
+        let scanner = self.scanner.take();
+        // Receivers go first: whoever waits for room in them is woken up.
+        let Open { scans, scan_events, hints, watcher, jobs, outcomes, fetching, .. } = self;
+        drop((scans, scan_events, hints, jobs, outcomes));
+        drop(watcher);
+        if let Some(scanner) = scanner {
+            // A panic of the thread has been printed where it happened.
+            let _ = scanner.join();
+        }
+        Some(fetching)
+    }
+}
+
+/// What the wall clock says, in milliseconds since 1970.
+pub(crate) fn wall_now() -> WallTime {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
