@@ -232,7 +232,8 @@ impl Transfer<'_> {
     /// Copies what stands elsewhere in the share.
     async fn reuse(&mut self) -> Result<(), FetchError> {
         let mut from = Some(0);
-        while let (Some(index), Some(mut writer)) = (from, self.writer.take()) {
+        while let Some(index) = from {
+            let Some(mut writer) = self.writer.take() else { return Ok(()) };
             let disk = self.ground.clone();
             let (writer, next) = blocking(move || {
                 let shelf = Shelf {
