@@ -5,6 +5,7 @@
 //! found out by the receiver.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use highwater_core::wire::{Reply, RequestId};
@@ -22,13 +23,16 @@ pub(crate) enum Arrival {
 /// Where answers go.
 pub(crate) type Inbox = mpsc::UnboundedSender<Arrival>;
 
+/// Numbers are given out once in a process, not once on a link: a transfer has requests open on
+/// several links and tells them apart by their numbers alone.
+static LAST: AtomicU64 = AtomicU64::new(1);
+
 /// The open requests of one link.
 #[derive(Debug, Default)]
 pub(crate) struct Router(Mutex<Requests>);
 
 #[derive(Debug, Default)]
 struct Requests {
-    last: u64,
     open: BTreeMap<RequestId, Inbox>,
     down: bool,
 }
@@ -40,8 +44,7 @@ impl Router {
         if requests.down {
             return None;
         }
-        requests.last += 1;
-        let id = RequestId(requests.last);
+        let id = RequestId(LAST.fetch_add(1, Ordering::Relaxed));
         requests.open.insert(id, inbox);
         Some(id)
     }

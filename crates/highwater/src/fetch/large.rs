@@ -38,6 +38,9 @@ const WRITE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const RECORD_FROM: u64 = 2 * 1024 * 1024;
 /// A request that brings nothing for this long, on a link that is up, is given up.
 const STALL: Duration = Duration::from_secs(10);
+/// When nobody has sent anything for this long, the transfer is interrupted, whether or not a link
+/// has ended: people see it waiting, and where it is taken up again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long a source that lacks the content is left alone.
 const LACKING: Duration = Duration::from_secs(1);
 /// How often stalls and overdue syncs are looked for.
@@ -401,6 +404,11 @@ impl Transfer<'_> {
     }
 
     fn look_for_stalls(&mut self) {
+        let paused = self.asked.values().all(|asked| asked.heard.elapsed() > PAUSE);
+        if paused && !self.asked.is_empty() && !self.broken {
+            self.broken = true;
+            self.shown.set_state(TransferState::Waiting, None);
+        }
         let stalled: Vec<RequestId> = self
             .asked
             .iter()
