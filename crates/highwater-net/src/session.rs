@@ -231,6 +231,12 @@ impl Session {
         let dialled = self.dialled();
         let Session { hello, streams } = self;
         let shared = Arc::new(LinkShared::new(clock, streams.connection.wire()));
+        if dialled {
+            // Tells the other side that it is chosen; whatever the engine says comes after it.
+            let ping = shared.pulse().ping(clock.now());
+            // A full queue is impossible here: only the greeting went before.
+            let _ = streams.outlets.urgent.try_send(Control::Ping(ping));
+        }
         let (control_tx, control_in) = mpsc::channel(CONTROL_QUEUE_MAX);
         let (content_tx, content_in) = mpsc::channel(CONTENT_QUEUE_MAX);
         let link = Link {

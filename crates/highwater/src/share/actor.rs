@@ -41,6 +41,8 @@ const ACKS_WAIT: Duration = Duration::from_millis(500);
 const TELL_EVERY: Duration = Duration::from_millis(20);
 /// Events taken in one turn.
 const EVENTS_A_TURN: usize = 64;
+/// How long the fetching task is waited for when a share is closed.
+const FETCHING_END_WAIT: Duration = Duration::from_secs(1);
 /// Jobs that wait for the fetching task.
 const JOBS_MAX: usize = 1024;
 /// Reports of the fetching tasks that wait for the share.
@@ -463,7 +465,8 @@ impl Actor {
             && let Some(fetching) = open.shut()
         {
             // Aborted tasks end at their next step; one that hangs on a disk is not waited for.
-            let _ = runtime.block_on(tokio::time::timeout(Duration::from_secs(2), fetching));
+            let ended = async { tokio::time::timeout(FETCHING_END_WAIT, fetching).await };
+            let _ = runtime.block_on(ended);
         }
         self.forget_run();
     }
