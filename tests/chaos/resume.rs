@@ -29,8 +29,9 @@ const RATE: u64 = 24_000_000;
 const RESENT_MAX: u64 = 4 * MIB;
 /// What TLS, HTTP/2 and the messages around the content may add on the wire.
 const OVERHEAD_MAX: u64 = SIZE / 50 + MIB;
-/// How much content passes while no acknowledgement gets back, before a fault between the two.
-const UNACKNOWLEDGED: u64 = 3 * MIB;
+/// How much content passes while no acknowledgement gets back, before a fault between the two: less
+/// than the receiver asks for ahead.
+const UNACKNOWLEDGED: u64 = MIB / 4;
 
 /// What breaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -338,6 +338,7 @@ impl Actor {
     /// Makes durable whatever was decided.
     pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
         self.acks_since = None;
+        self.dirty = true;
         self.open.as_mut().map_or(Ok(()), |open| open.replica.flush())
     }
 
