@@ -192,6 +192,15 @@ impl Stage {
         Ok(StageFile { file: File::from(file), slot: slot.clone() })
     }
 
+    /// Makes durable which files are staged. What was written into them is not: see
+    /// [`StageFile::sync_data`].
+    ///
+    /// # Errors
+    /// [`StageError::Io`].
+    pub fn sync(&self, slot: &Slot) -> Result<(), StageError> {
+        rustix::fs::fsync(&self.dir).map_err(|errno| StageError::new("make durable", slot, errno))
+    }
+
     /// Removes a staged file. It is no error when nothing was there.
     ///
     /// # Errors

@@ -71,6 +71,9 @@ pub(crate) enum FetchError {
     /// The copy in the share was not what the index says; ask a peer.
     #[error("the content in the share changed while it was copied")]
     SourceChanged,
+    /// No peer that is connected has it now.
+    #[error("no connected peer has this content")]
+    Unavailable,
     /// The disk has no room for it.
     #[error("{0}")]
     NoRoom(String),

@@ -1,11 +1,13 @@
 //! Answers what peers ask of this node's contents.
 //!
 //! Each link has two workers, one for bulk requests and one for ranges and manifests, so that small
-//! files do not wait behind large ones. A worker answers one request at a time, on a thread that may
-//! wait for the disk and for the line. What it sends is what the index says: the file is compared
-//! with its recorded print before and after it is read, and small contents with their hash.
+//! files do not wait behind large ones. A worker answers one request at a time; only its reading
+//! takes a thread that may wait for the disk, so that a slow line holds up nobody else. What it
+//! sends is what the index says: the file is compared with its recorded print before and after it
+//! is read, and small contents with their hash.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +15,7 @@ use bytes::Bytes;
 use highwater_core::wire::{
     Ask, Content, DATA_BYTES_MAX, MANIFEST_PART_MAX, Refusal, Reply, RequestId,
 };
-use highwater_core::{ContentHash, NodeId, SMALL_BYTES_MAX, ShareName};
+use highwater_core::{ContentHash, Manifest, NodeId, SMALL_BYTES_MAX, ShareName};
 use highwater_folder::{ContentFile, StatPrint};
 use highwater_store::EntryRow;
 use tokio::sync::{mpsc, watch};
@@ -24,6 +26,11 @@ use crate::share::{Counter, Event, Stock};
 
 /// Requests of one link that wait. A peer that keeps to its windows stays far below it.
 const WAITING_MAX: usize = 64 * 1024;
+
+/// Small contents read in one go.
+const SMALLS_A_READ: usize = 64;
+/// Bytes of a range read in one go.
+const RANGE_BYTES_A_READ: u64 = 4 * DATA_BYTES_MAX as u64;
 
 /// The shares of this node, as those who serve peers see them.
 #[derive(Debug, Default)]
@@ -134,8 +141,8 @@ impl Common {
     }
 
     /// Sends a part of an answer, waiting for room. Whether more is wanted.
-    fn answer(&self, id: RequestId, reply: Reply) -> bool {
-        self.answers.blocking_send(Content::Reply { id, reply }).is_ok()
+    async fn answer(&self, id: RequestId, reply: Reply) -> bool {
+        self.answers.send(Content::Reply { id, reply }).await.is_ok()
             && !self.cancelled().remove(&id)
     }
 }
@@ -147,14 +154,15 @@ async fn work(common: Arc<Common>, mut requests: mpsc::UnboundedReceiver<Request
         if common.cancelled().remove(&request.id) {
             continue;
         }
-        let worker = Arc::clone(&common);
-        let answered = tokio::task::spawn_blocking(move || {
-            worker.serve(&request, &mut open);
-            open
-        });
-        // What a panic leaves is an unanswered request; the peer gives it up and asks again.
-        open = answered.await.unwrap_or_default();
+        common.serve(&request, &mut open).await;
     }
+}
+
+/// Reads on a thread that may wait for the disk.
+async fn reading<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(read).await.unwrap_or(Err(Refusal::ReadFailed))
 }
 
 /// The file that was read last: a large content is asked for range by range.
@@ -176,172 +184,199 @@ impl Source {
 }
 
 impl Common {
-    fn serve(&self, request: &Request, open: &mut OpenFile) {
-        let stock = self
+    async fn serve(&self, request: &Request, open: &mut OpenFile) {
+        let site = self
             .desks
             .open_to(&request.share, &self.peer)
-            .and_then(|desk| Some((desk.counter.stock_for(&self.peer)?, desk)));
-        let Some((stock, desk)) = stock else {
-            self.answer(request.id, Reply::Refused(Refusal::Lacks));
+            .and_then(|desk| Some(Site { stock: desk.counter.stock_for(&self.peer)?, desk }));
+        let Some(site) = site else {
+            self.answer(request.id, Reply::Refused(Refusal::Lacks)).await;
             return;
         };
         let refused = match &request.ask {
-            Ask::Smalls(contents) => self.serve_smalls(request, contents, &stock, &desk),
-            Ask::Manifest(content) => self.serve_manifest(request, content, &stock),
+            Ask::Smalls(contents) => self.serve_smalls(request.id, contents, &site).await,
+            Ask::Manifest(content) => self.serve_manifest(request.id, *content, &site).await,
             Ask::Range { content, offset, length } => {
-                self.serve_range(request, content, *offset, *length, &stock, &desk, open)
+                let end = offset.saturating_add(*length);
+                self.serve_range(request, *content, *offset..end, &site, open).await
             }
         };
         if let Err(refusal) = refused {
-            self.answer(request.id, Reply::Refused(refusal));
+            self.answer(request.id, Reply::Refused(refusal)).await;
         }
     }
 
-    fn serve_smalls(
+    async fn serve_smalls(
         &self,
-        request: &Request,
+        id: RequestId,
         contents: &[ContentHash],
-        stock: &Stock,
-        desk: &Desk,
+        site: &Site,
     ) -> Result<(), Refusal> {
-        for (index, content) in contents.iter().enumerate() {
-            let index = index as u32;
-            let reply = match small(content, stock, desk) {
-                Ok(bytes) => Reply::Small { index, bytes },
-                Err(refusal) => Reply::SmallRefused { index, refusal },
-            };
-            if !self.answer(request.id, reply) {
-                return Ok(());
+        for (group, contents) in contents.chunks(SMALLS_A_READ).enumerate() {
+            let (here, contents) = (site.clone(), contents.to_vec());
+            let read = reading(move || Ok(contents.iter().map(|c| here.small(c)).collect()));
+            let read: Vec<Result<Bytes, Refusal>> = read.await?;
+            for (place, outcome) in read.into_iter().enumerate() {
+                let index = (group * SMALLS_A_READ + place) as u32;
+                let reply = match outcome {
+                    Ok(bytes) => Reply::Small { index, bytes },
+                    Err(refusal) => Reply::SmallRefused { index, refusal },
+                };
+                if !self.answer(id, reply).await {
+                    return Ok(());
+                }
             }
         }
         Ok(())
     }
 
-    fn serve_manifest(
+    async fn serve_manifest(
         &self,
-        request: &Request,
-        content: &ContentHash,
-        stock: &Stock,
+        id: RequestId,
+        content: ContentHash,
+        site: &Site,
     ) -> Result<(), Refusal> {
-        let row = find(content, stock)?;
-        let manifest = stock
-            .store
-            .manifest(stock.number, content, row.entry.kind.size())
-            .map_err(|_| Refusal::ReadFailed)?
-            .ok_or(Refusal::Lacks)?;
+        let here = site.clone();
+        let manifest = reading(move || here.manifest(&content)).await?;
         let mut parts = manifest.chunks().chunks(MANIFEST_PART_MAX).peekable();
         while let Some(part) = parts.next() {
             let last = parts.peek().is_none();
-            if !self.answer(request.id, Reply::Manifest { chunks: part.to_vec(), last }) {
+            if !self.answer(id, Reply::Manifest { chunks: part.to_vec(), last }).await {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn serve_range(
+    async fn serve_range(
         &self,
         request: &Request,
-        content: &ContentHash,
-        offset: u64,
-        length: u64,
-        stock: &Stock,
-        desk: &Desk,
+        content: ContentHash,
+        mut range: Range<u64>,
+        site: &Site,
         open: &mut OpenFile,
     ) -> Result<(), Refusal> {
         let source = match &open.0 {
-            Some((share, held, source)) if *share == request.share && held == content => {
+            Some((share, held, source)) if *share == request.share && *held == content => {
                 source.clone()
             }
             _ => {
-                let source = open_source(content, stock, desk)?;
-                open.0 = Some((request.share.clone(), *content, source.clone()));
+                let here = site.clone();
+                let source = reading(move || here.open_source(&content)).await?;
+                open.0 = Some((request.share.clone(), content, source.clone()));
                 source
             }
         };
-        if stock.catalogue.is_corrupt(content) {
+        if site.stock.catalogue.is_corrupt(&content) {
             return Err(Refusal::Corrupt);
         }
-        let end = offset.saturating_add(length);
-        if end > source.row.entry.kind.size() {
+        if range.end > source.row.entry.kind.size() {
             return Err(Refusal::Lacks);
         }
-        let mut at = offset;
-        while at < end {
-            let piece = (end - at).min(DATA_BYTES_MAX as u64);
-            let mut bytes = vec![0; piece as usize];
-            let read = source.file.read_at(at, &mut bytes);
-            let read = read.map_err(|_| Refusal::ReadFailed)?;
-            if read < bytes.len() || !source.stands() {
-                open.0 = None;
-                suspect(desk, &source.row);
-                return Err(Refusal::Changed);
+        while range.start < range.end {
+            let end = range.end.min(range.start + RANGE_BYTES_A_READ);
+            let (from, part) = (source.clone(), range.start..end);
+            let pieces = match reading(move || from.read(part)).await {
+                Ok(pieces) => pieces,
+                Err(refusal) => {
+                    open.0 = None;
+                    site.suspect(&source.row);
+                    return Err(refusal);
+                }
+            };
+            for piece in pieces {
+                if !self.answer(request.id, Reply::Bytes(piece)).await {
+                    return Ok(());
+                }
             }
-            at += piece;
-            if !self.answer(request.id, Reply::Bytes(Bytes::from(bytes))) {
-                return Ok(());
-            }
+            range.start = end;
         }
         Ok(())
     }
 }
 
-/// One small content, verified.
-fn small(content: &ContentHash, stock: &Stock, desk: &Desk) -> Result<Bytes, Refusal> {
-    let source = open_source(content, stock, desk)?;
-    let size = source.row.entry.kind.size();
-    if size > SMALL_BYTES_MAX {
-        return Err(Refusal::Lacks);
-    }
-    let mut bytes = vec![0; size as usize];
-    let read = source.file.read_at(0, &mut bytes).map_err(|_| Refusal::ReadFailed)?;
-    if read < bytes.len() || !source.stands() {
-        suspect(desk, &source.row);
-        return Err(Refusal::Changed);
-    }
-    if ContentHash::of(&bytes) != *content {
-        tell(desk, Event::Mismatch(*content));
-        return Err(Refusal::Corrupt);
-    }
-    Ok(Bytes::from(bytes))
-}
-
-fn find(content: &ContentHash, stock: &Stock) -> Result<EntryRow, Refusal> {
-    stock
-        .catalogue
-        .find(&stock.store, stock.number, content)
-        .map_err(|_| Refusal::ReadFailed)?
-        .ok_or(Refusal::Lacks)
-}
-
-fn open_source(content: &ContentHash, stock: &Stock, desk: &Desk) -> Result<Source, Refusal> {
-    let row = find(content, stock)?;
-    let Some(print) = decode_print(row.print.as_deref()) else {
-        suspect(desk, &row);
-        return Err(Refusal::Changed);
-    };
-    let Ok(file) = stock.root.open_content(&row.entry.key) else {
-        suspect(desk, &row);
-        return Err(Refusal::Changed);
-    };
-    let source = Source { file: Arc::new(file), row: Arc::new(row), print };
-    if source.stands() {
-        Ok(source)
-    } else {
-        suspect(desk, &source.row);
-        Err(Refusal::Changed)
+impl Source {
+    /// Reads a range in pieces of a message each.
+    fn read(&self, range: Range<u64>) -> Result<Vec<Bytes>, Refusal> {
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let length = (range.end - at).min(DATA_BYTES_MAX as u64);
+            let mut bytes = vec![0; length as usize];
+            let read = self.file.read_at(at, &mut bytes).map_err(|_| Refusal::ReadFailed)?;
+            if read < bytes.len() {
+                return Err(Refusal::Changed);
+            }
+            pieces.push(Bytes::from(bytes));
+            at += length;
+        }
+        if self.stands() { Ok(pieces) } else { Err(Refusal::Changed) }
     }
 }
 
-/// The file is not what the index says: it is to be scanned.
-fn suspect(desk: &Desk, row: &EntryRow) {
-    tell(desk, Event::Suspect(row.entry.key.clone()));
+/// Where one request is answered.
+#[derive(Debug, Clone)]
+struct Site {
+    stock: Stock,
+    desk: Desk,
 }
 
-fn tell(desk: &Desk, event: Event) {
-    if let Some(events) = desk.events.upgrade() {
-        // A share with a full queue has enough to do; the next request tells it again.
-        let _ = events.try_send(event);
+impl Site {
+    /// One small content, verified.
+    fn small(&self, content: &ContentHash) -> Result<Bytes, Refusal> {
+        let source = self.open_source(content)?;
+        let size = source.row.entry.kind.size();
+        if size > SMALL_BYTES_MAX {
+            return Err(Refusal::Lacks);
+        }
+        let mut bytes = vec![0; size as usize];
+        let read = source.file.read_at(0, &mut bytes).map_err(|_| Refusal::ReadFailed)?;
+        if read < bytes.len() || !source.stands() {
+            self.suspect(&source.row);
+            return Err(Refusal::Changed);
+        }
+        if ContentHash::of(&bytes) != *content {
+            self.tell(Event::Mismatch(*content));
+            return Err(Refusal::Corrupt);
+        }
+        Ok(Bytes::from(bytes))
+    }
+
+    fn manifest(&self, content: &ContentHash) -> Result<Manifest, Refusal> {
+        let size = self.find(content)?.entry.kind.size();
+        let manifest = self.stock.store.manifest(self.stock.number, content, size);
+        manifest.map_err(|_| Refusal::ReadFailed)?.ok_or(Refusal::Lacks)
+    }
+
+    fn find(&self, content: &ContentHash) -> Result<EntryRow, Refusal> {
+        let Stock { store, number, catalogue, .. } = &self.stock;
+        let found = catalogue.find(store, *number, content);
+        found.map_err(|_| Refusal::ReadFailed)?.ok_or(Refusal::Lacks)
+    }
+
+    fn open_source(&self, content: &ContentHash) -> Result<Source, Refusal> {
+        let row = Arc::new(self.find(content)?);
+        let opened = self.stock.root.open_content(&row.entry.key).ok();
+        let source = opened.zip(decode_print(row.print.as_deref())).map(|(file, print)| Source {
+            file: Arc::new(file),
+            row: Arc::clone(&row),
+            print,
+        });
+        source.filter(Source::stands).ok_or_else(|| {
+            self.suspect(&row);
+            Refusal::Changed
+        })
+    }
+
+    /// The file is not what the index says: it is to be scanned.
+    fn suspect(&self, row: &EntryRow) {
+        self.tell(Event::Suspect(row.entry.key.clone()));
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(events) = self.desk.events.upgrade() {
+            // A share with a full queue has enough to do; the next request tells it again.
+            let _ = events.try_send(event);
+        }
     }
 }

@@ -44,9 +44,12 @@ impl Engine {
         since: Seq,
         limit: usize,
     ) -> Result<Vec<LogRow>, EngineError> {
-        self.known(share)?;
+        let desk = self.0.desks.get(share);
+        let desk = desk.ok_or_else(|| EngineError::UnknownShare(share.clone()))?;
+        // What lies behind the head that people were told of may not be durable yet.
+        let upto = desk.snapshot.borrow().head_seq;
         let (store, name) = (Arc::clone(&self.0.around.store), share.clone());
-        Ok(blocking(move || log_rows(&store, &name, since, limit)).await?)
+        Ok(blocking(move || log_rows(&store, &name, since, upto, limit)).await?)
     }
 
     /// The preserved losing versions of one share, or of all.
@@ -96,6 +99,7 @@ fn log_rows(
     store: &Store,
     share: &ShareName,
     since: Seq,
+    upto: Seq,
     limit: usize,
 ) -> Result<Vec<LogRow>, StoreError> {
     let Some(row) = store.share(share)? else { return Ok(Vec::new()) };
@@ -105,6 +109,9 @@ fn log_rows(
             break;
         }
         let (seq, log) = log?;
+        if seq > upto {
+            break;
+        }
         // An entry that moved on while we read comes with its later position.
         if let Some(found) = store.entry(row.number, &log.key)?.filter(|found| found.seq == seq) {
             rows.push(LogRow::of(seq, &found.entry));

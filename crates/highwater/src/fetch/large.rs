@@ -18,7 +18,7 @@ use highwater_folder::Slot;
 use highwater_store::{Commit, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::source::{LinkId, Source};
 use super::transfer::Shown;
@@ -36,6 +36,8 @@ const WRITE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Contents smaller than this are fetched again rather than recorded while they are under way: a
 /// record costs a durable commit.
 const RECORD_FROM: u64 = 2 * 1024 * 1024;
+/// Requests of one transfer under way, however small the runs are that it misses.
+const REQUESTS_MAX: usize = 64;
 /// A request that brings nothing for this long, on a link that is up, is given up.
 const STALL: Duration = Duration::from_secs(10);
 /// When nobody has sent anything for this long, the transfer is interrupted, whether or not a link
@@ -135,10 +137,11 @@ async fn manifest(
                 return Ok(manifest);
             }
         }
-        // Nobody has it now; a peer that comes or changes may.
-        let _ = timeout(LACKING, sources.changed()).await;
-        if now.is_empty() && sources.has_changed().is_err() {
-            sleep(LACKING).await;
+        if !now.is_empty() {
+            return Err(FetchError::Unavailable);
+        }
+        if sources.changed().await.is_err() {
+            return Err(FetchError::Unavailable);
         }
     }
 }
@@ -197,6 +200,18 @@ struct Asked {
     heard: Instant,
 }
 
+impl Asked {
+    /// No more is wanted of the answer; the peer is told if some is still to come.
+    fn give_up(self, id: RequestId) {
+        self.source.given_up(self.owed);
+        self.source.router.close(id);
+        if self.owed > 0 {
+            // A full queue: the rest arrives and is dropped.
+            let _ = self.source.content.try_send(Content::Cancel(id));
+        }
+    }
+}
+
 impl Transfer<'_> {
     async fn run(mut self) -> Result<(), FetchError> {
         self.record_manifest().await?;
@@ -213,6 +228,9 @@ impl Transfer<'_> {
                 _ = tick.tick() => self.look_for_stalls(),
             }
             self.sync_if_due()?;
+            if self.is_refused_by_all(&now) {
+                return Err(FetchError::Unavailable);
+            }
         }
         let now = sources.borrow().clone();
         self.finish(&now).await
@@ -222,14 +240,19 @@ impl Transfer<'_> {
         self.manifest.size() >= RECORD_FROM
     }
 
+    /// Before anything of the content is acknowledged: its manifest, and that its stage exists.
     async fn record_manifest(&mut self) -> Result<(), FetchError> {
         if !self.is_recorded() || !self.durable.is_empty() {
             return Ok(());
         }
         let mut commit = Commit::new();
         commit.put_manifest(self.ground.number, &self.manifest);
-        let store = Arc::clone(&self.ground.store);
-        blocking(move || Ok(store.commit(commit)?)).await
+        let (disk, slot) = (self.ground.clone(), Slot::partial(self.manifest.content()));
+        blocking(move || {
+            disk.root.stage().sync(&slot)?;
+            Ok(disk.store.commit(commit)?)
+        })
+        .await
     }
 
     /// Copies what stands elsewhere in the share.
@@ -272,7 +295,7 @@ impl Transfer<'_> {
             loop {
                 let room = source.room();
                 let idle = !self.asked.values().any(|asked| asked.source.id == source.id);
-                if room == 0 && !idle {
+                if (room == 0 && !idle) || self.asked.len() >= REQUESTS_MAX {
                     break;
                 }
                 let Some(run) = self.fetch.next_run(&self.manifest, room.max(1)) else { return };
@@ -382,6 +405,13 @@ impl Transfer<'_> {
         self.close(id);
     }
 
+    /// Whether there are peers, none of them has the content, and nothing is on its way.
+    fn is_refused_by_all(&self, sources: &[Arc<Source>]) -> bool {
+        let idle = self.asked.is_empty() && self.syncing.is_none();
+        let refused = |source: &Arc<Source>| self.lacking.contains_key(&source.id);
+        idle && !sources.is_empty() && sources.iter().all(refused)
+    }
+
     fn leave_alone(&mut self, link: LinkId) {
         self.lacking.insert(link, Instant::now() + LACKING);
     }
@@ -394,8 +424,7 @@ impl Transfer<'_> {
 
     fn close(&mut self, id: RequestId) {
         if let Some(asked) = self.asked.remove(&id) {
-            asked.source.given_up(asked.owed);
-            asked.source.router.close(id);
+            asked.give_up(id);
         }
         self.fetch.closed(id);
         if let Some(writer) = &mut self.writer {
@@ -506,8 +535,7 @@ impl Drop for Transfer<'_> {
     fn drop(&mut self) {
         // What will not be waited for any more must not fill the windows for ever.
         for (id, asked) in std::mem::take(&mut self.asked) {
-            asked.source.given_up(asked.owed);
-            asked.source.router.close(id);
+            asked.give_up(id);
         }
     }
 }

@@ -58,7 +58,11 @@ pub(crate) async fn run(ground: Ground, mut wishes: mpsc::UnboundedReceiver<Wish
                 }
                 None => return,
             },
-            Some(outcome) = smalls.asking.join_next() => smalls.settle(outcome),
+            Some(outcome) = smalls.asking.join_next() => {
+                smalls.settle(outcome);
+                let now = sources.borrow().clone();
+                smalls.report_unavailable(&now).await;
+            }
             changed = sources.changed() => if changed.is_err() { return },
             _ = retry.tick() => smalls.lacking.clear(),
         }
@@ -146,6 +150,28 @@ impl Smalls {
             }
             self.queue.push_back((content, size));
         }
+    }
+}
+
+impl Smalls {
+    /// Gives back what every connected peer was found not to have.
+    async fn report_unavailable(&mut self, sources: &[Arc<Source>]) {
+        if sources.is_empty() || self.lacking.is_empty() {
+            return;
+        }
+        let lacking = &self.lacking;
+        let nobody_has = |content: &ContentHash| {
+            sources.iter().all(|source| lacking.contains(&(source.id, *content)))
+        };
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(|(c, _)| nobody_has(c));
+        self.queue = kept;
+        if gone.is_empty() {
+            return;
+        }
+        let failed = |(content, _)| Fetched::Failed { content, why: FetchError::Unavailable };
+        // The share is gone: nobody is left to care.
+        let _ = self.ground.outcomes.send(gone.into_iter().map(failed).collect()).await;
     }
 }
 

@@ -78,7 +78,9 @@ impl Writer {
             None => None,
         };
         let (file, held, prefix, acked) = match (opened, recorded) {
-            (Some(file), Some((row, held))) if row.size == manifest.size() => {
+            (Some(file), Some((row, held)))
+                if row.size == manifest.size() && file.len()? >= row.acked =>
+            {
                 (file, held, row.prefix, row.acked)
             }
             _ => {

@@ -392,7 +392,7 @@ impl Actor {
         self.verified_at = Instant::now();
         // The watcher first: what changes while the scan reads must not be missed.
         self.watch();
-        self.release_held().map_err(|e| e.to_string())?;
+        self.apply_policy().map_err(|e| e.to_string())?;
         self.counter.open(stock);
         self.want_scan(Scope::Whole);
         Ok(())

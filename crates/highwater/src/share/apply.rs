@@ -179,7 +179,7 @@ impl Open {
         self.root.settle_files(&slots)?;
         let mut placed = Vec::with_capacity(steps.len());
         for step in steps {
-            let outcome = self.place(&step, after);
+            let outcome = self.place(&step, &mut placed, after);
             placed.push((step, outcome));
         }
         let done = |placed: &Placed| matches!(placed, Placed::Done { .. } | Placed::Gone);
@@ -208,7 +208,13 @@ impl Open {
         dressed.is_ok()
     }
 
-    fn place(&mut self, step: &Step, after: &mut Aftermath) -> Placed {
+    /// Puts one entry in place, and before it the directories that it needs.
+    fn place(
+        &mut self,
+        step: &Step,
+        placed: &mut Vec<(Step, Placed)>,
+        after: &mut Aftermath,
+    ) -> Placed {
         let placement = Placement {
             key: step.want.entry.key.clone(),
             kind: step.want.entry.kind.clone(),
@@ -216,38 +222,51 @@ impl Open {
             expect: step.expect.clone(),
         };
         match self.root.place(&placement) {
-            Placed::ParentMissing if self.make_parent(&placement.key, after) => {
+            Placed::ParentMissing if self.place_parent(&placement.key, placed, after) => {
                 self.root.place(&placement)
             }
-            placed => placed,
+            outcome => outcome,
         }
     }
 
-    /// Makes the directory that `key` belongs in, when nobody else is going to: it was deleted
-    /// here, or never announced. The scan makes it an entry of its own.
-    fn make_parent(&mut self, key: &Key, after: &mut Aftermath) -> bool {
+    /// Makes the directory that `key` belongs in: the one that is wanted, before its turn; or one
+    /// that was deleted here or never announced, which the scan then makes an entry of its own.
+    fn place_parent(
+        &mut self,
+        key: &Key,
+        placed: &mut Vec<(Step, Placed)>,
+        after: &mut Aftermath,
+    ) -> bool {
         let Some(parent) = key.parent() else { return false };
-        if matches!(self.replica.want(&parent), Ok(Some((WantClass::Live, _))) | Err(_)) {
+        let (Ok(want), Ok(row)) = (self.replica.want(&parent), self.replica.entry(&parent)) else {
             return false;
+        };
+        if let Some((WantClass::Live, want)) = want {
+            let is_directory = matches!(want.entry.kind, EntryKind::Directory { .. });
+            let Some(expect) = expectation(row.as_ref()).filter(|_| is_directory) else {
+                return false;
+            };
+            self.work.ready.remove(&parent);
+            let step = Step { want, staged: None, expect };
+            let outcome = self.place(&step, placed, after);
+            let done = matches!(outcome, Placed::Done { .. });
+            placed.push((step, outcome));
+            return done;
         }
-        let row = self.replica.entry(&parent).ok().flatten();
         let mode = match row.map(|row| row.entry.kind) {
             Some(EntryKind::Directory { mode }) => mode,
             _ => Mode::new(DIRECTORY_MODE),
         };
-        let placement = Placement {
-            key: parent.clone(),
-            kind: EntryKind::Directory { mode },
-            slot: None,
-            expect: Expect::Absent,
-        };
+        let kind = EntryKind::Directory { mode };
+        let placement = Placement { key: parent.clone(), kind, slot: None, expect: Expect::Absent };
         after.look_at.insert(parent.clone());
-        match self.root.place(&placement) {
-            Placed::ParentMissing if self.make_parent(&parent, after) => {
-                matches!(self.root.place(&placement), Placed::Done { .. })
+        let outcome = match self.root.place(&placement) {
+            Placed::ParentMissing if self.place_parent(&parent, placed, after) => {
+                self.root.place(&placement)
             }
-            placed => matches!(placed, Placed::Done { .. }),
-        }
+            outcome => outcome,
+        };
+        matches!(outcome, Placed::Done { .. })
     }
 
     /// Records what is in place, and decides about what is not.

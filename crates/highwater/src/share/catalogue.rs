@@ -14,6 +14,10 @@ use highwater_store::{EntryRow, ShareNumber, Store, StoreError};
 /// fetched rather than found.
 const CHUNKS_MAX: usize = 2 << 20;
 
+/// Rows with one content that are looked at. A position can be stale for a moment only, and
+/// thousands of files may be equal.
+const ROWS_TRIED_MAX: usize = 8;
+
 /// The catalogue of one share, shared between its tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue(Mutex<Shelves>);
@@ -112,7 +116,7 @@ impl Catalogue {
         let seqs: Vec<Seq> = {
             let shelves = self.shelves();
             let range = (content, Seq::ZERO)..=(content, Seq(u64::MAX));
-            shelves.contents.range(range).map(|&(_, seq)| seq).collect()
+            shelves.contents.range(range).take(ROWS_TRIED_MAX).map(|&(_, seq)| seq).collect()
         };
         for seq in seqs {
             let Some(log) = store.log_at(share, seq)? else { continue };

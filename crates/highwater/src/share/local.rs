@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use highwater_core::observe::MassDelete;
 use highwater_core::{Entry, EntryKind, Key};
 use highwater_folder::{
-    Finding, Hint, IgnoreRules, Observation, Problem, ScanError, ScanProgress, Scope, Watcher,
+    Finding, Hint, IgnoreRules, Observation, Problem, ProblemKind, ScanError, ScanProgress, Scope, Watcher,
 };
-use highwater_store::StoreError;
+use highwater_store::{StoreError, WantClass};
 use tokio::sync::mpsc;
 
 use super::actor::{Actor, Open};
@@ -271,28 +271,31 @@ impl Actor {
         let Some(open) = &mut self.open else { return Ok(()) };
         let (rules, problems) = IgnoreRules::load(&open.root);
         open.rules = Arc::new(rules);
-        open.standing_problems.clear();
+        open.standing_problems.retain(|_, problem| problem.kind != ProblemKind::IgnoreRules);
         for problem in problems {
             note(&mut open.standing_problems, problem);
         }
         self.watch();
-        self.release_held()?;
+        self.apply_policy()?;
         self.want_scan(Scope::Whole);
         Ok(())
     }
 
-    /// What policy held and holds no longer becomes work.
-    pub(crate) fn release_held(&mut self) -> Result<(), StoreError> {
-        use highwater_store::WantClass;
+    /// After a change of rules or mode: what policy held and holds no longer becomes work, what it
+    /// keeps out now is held.
+    pub(crate) fn apply_policy(&mut self) -> Result<(), StoreError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let policy = FolderPolicy { rules: &open.rules, mode: self.config.mode };
         let number = open.replica.number();
         let store = Arc::clone(open.replica.store());
-        for want in store.wants(number, WantClass::Held, None) {
-            let want = want?;
-            if !policy.keeps_out(&want.entry) {
-                let class = WantClass::of(&want.entry);
-                open.replica.reclassify(WantClass::Held, want, class);
+        for class in WantClass::ALL {
+            for want in store.wants(number, class, None) {
+                let want = want?;
+                let kept_out = policy.keeps_out(&want.entry);
+                let to = if kept_out { WantClass::Held } else { WantClass::of(&want.entry) };
+                if to != class {
+                    open.replica.reclassify(class, want, to);
+                }
             }
         }
         self.flush()
@@ -312,7 +315,7 @@ impl Actor {
         match Watcher::start(Arc::clone(&open.root), Arc::clone(&open.rules), on_hint) {
             Ok(watcher) => open.watcher = Some(watcher),
             Err(error) => {
-                let kind = highwater_folder::ProblemKind::WatchLimit;
+                let kind = ProblemKind::WatchLimit;
                 note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
             }
         }
@@ -341,7 +344,7 @@ impl Actor {
             catalogue.mark_corrupt(content);
             let message = "its bytes are not what was recorded, and nobody edited it: the disk \
                            may be failing; restore it from a peer or a backup";
-            let problem = Problem::at(&key, highwater_folder::ProblemKind::Unreadable, message);
+            let problem = Problem::at(&key, ProblemKind::Unreadable, message);
             note(&mut open.standing_problems, problem);
         }
         Ok(())

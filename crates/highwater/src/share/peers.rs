@@ -297,7 +297,8 @@ impl Actor {
                 continue;
             };
             // What is needed is told before the acknowledgement that makes it look complete.
-            if peer.last_standing.as_ref() != Some(&standing) && peer.waiting.len() < 2 {
+            let has_room = peer.waiting.len() < 2 || peer.ack_due.is_some();
+            if peer.last_standing.as_ref() != Some(&standing) && has_room {
                 peer.last_standing = Some(standing.clone());
                 peer.waiting.push_back(Control::Standing(standing.clone()));
             }
@@ -324,6 +325,12 @@ impl Actor {
             .map(|peer| Arc::clone(&peer.source))
             .collect();
         self.dirty = true;
+        let known: Vec<LinkId> = self.sources.borrow().iter().map(|source| source.id).collect();
+        if let Some(open) = &mut self.open
+            && sources.iter().any(|source| !known.contains(&source.id))
+        {
+            open.work.ask_again();
+        }
         self.sources.send_replace(sources);
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Work {
     pub(crate) ready_deletes: BTreeSet<Key>,
     /// What could not be done, and when it is tried again.
     deferred: BTreeMap<Key, Instant>,
+    /// Those of the deferred that no connected peer has the content of.
+    unavailable: BTreeSet<Key>,
     /// There is more in the store than is at work.
     pub(crate) more: bool,
     /// Jobs that the fetching task has no room for yet.
@@ -65,6 +67,14 @@ impl Work {
     /// Whether another turn can do something though nothing happens.
     pub(crate) fn can_go_on(&self) -> bool {
         self.progress
+    }
+
+    /// There is another peer to ask: what nobody had is asked for again at once.
+    pub(crate) fn ask_again(&mut self) {
+        let now = Instant::now();
+        for key in std::mem::take(&mut self.unavailable) {
+            self.deferred.insert(key, now);
+        }
     }
 
     /// A content is in place: whoever waits to copy it need not wait longer.
@@ -94,6 +104,7 @@ impl Work {
     /// The key's state was superseded: whatever was under way for it is not wanted for it.
     fn drop_key(&mut self, key: &Key) {
         self.deferred.remove(key);
+        self.unavailable.remove(key);
         self.ready_deletes.remove(key);
         if let Some(content) = self.active.remove(key)
             && let Some(keys) = self.waiting.get_mut(&content)
@@ -119,7 +130,9 @@ impl Actor {
         for key in open.replica.take_new_wants() {
             open.drop_ready(&key);
             open.work.drop_key(&key);
-            if open.work.len() < ACTIVE_MAX {
+            open.place_problems.remove(key.as_str());
+            // What waits in the store comes first: it may be a directory that this one lies in.
+            if !open.work.more && open.work.len() < ACTIVE_MAX {
                 open.plan_key(key, &mut copies)?;
             } else {
                 open.work.more = true;
@@ -218,6 +231,7 @@ impl Open {
             .collect();
         for key in due {
             self.work.deferred.remove(&key);
+            self.work.unavailable.remove(&key);
             self.plan_key(key, copies)?;
         }
         Ok(())
@@ -285,17 +299,22 @@ impl Open {
     fn not_staged(&mut self, content: ContentHash, why: &FetchError) -> Result<(), StoreError> {
         self.work.copying.remove(&content);
         let keys = self.work.waiting.remove(&content).unwrap_or_default();
-        let wait = match why {
+        let (wait, kind) = match why {
             FetchError::SourceChanged => {
                 self.work.not_here.insert(content);
-                Duration::ZERO
+                (Duration::ZERO, None)
             }
-            _ => LATER,
+            FetchError::Unavailable => (LATER, None),
+            FetchError::NoRoom(_) => (LATER, Some("no_room")),
+            FetchError::Local(_) | FetchError::WrongManifest => (LATER, Some("no_content")),
         };
         for key in keys {
             self.work.active.remove(&key);
-            if wait > Duration::ZERO {
-                self.cannot_place(&key, "no_content", why.to_string());
+            if let Some(kind) = kind {
+                self.cannot_place(&key, kind, why.to_string());
+            }
+            if matches!(why, FetchError::Unavailable) {
+                self.work.unavailable.insert(key.clone());
             }
             self.work.defer(key, wait);
         }
