@@ -79,8 +79,11 @@ pub(crate) struct Replica {
     pub(crate) history: History,
     catalogue: Arc<Catalogue>,
     pending: Commit,
-    /// Keys with a change in `pending`: reading them from the store would be reading the past.
+    /// Keys with a changed index row in `pending`: reading it from the store would be reading the
+    /// past.
     touched: BTreeSet<Key>,
+    /// Keys with a changed want in `pending`.
+    touched_wants: BTreeSet<Key>,
     /// Keys that became wanted since this was last asked.
     new_wants: Vec<Key>,
     /// What is remembered of the peers, with all that is pending.
@@ -112,6 +115,7 @@ impl Replica {
             catalogue: Arc::default(),
             pending: Commit::new(),
             touched: BTreeSet::new(),
+            touched_wants: BTreeSet::new(),
             new_wants: Vec::new(),
             peers: BTreeMap::new(),
         };
@@ -202,28 +206,29 @@ impl Replica {
     /// Makes everything durable that was decided since the last flush.
     pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
         self.touched.clear();
+        self.touched_wants.clear();
         self.store.commit(std::mem::take(&mut self.pending))
     }
 
     /// Whether something about an entry is decided and not durable.
     pub(crate) fn has_changes(&self) -> bool {
-        !self.touched.is_empty()
+        !(self.touched.is_empty() && self.touched_wants.is_empty())
     }
 
     /// The index row of `key`, with all that is pending.
     pub(crate) fn entry(&mut self, key: &Key) -> Result<Option<EntryRow>, StoreError> {
-        self.settle(key)?;
+        if self.touched.contains(key) {
+            self.flush()?;
+        }
         self.store.entry(self.number(), key)
     }
 
     /// What is wanted under `key`, with all that is pending.
     pub(crate) fn want(&mut self, key: &Key) -> Result<Option<(WantClass, WantRow)>, StoreError> {
-        self.settle(key)?;
+        if self.touched_wants.contains(key) {
+            self.flush()?;
+        }
         self.store.want(self.number(), key)
-    }
-
-    fn settle(&mut self, key: &Key) -> Result<(), StoreError> {
-        if self.touched.contains(key) { self.flush() } else { Ok(()) }
     }
 
     // --- what a scan observed -------------------------------------------------------------
@@ -518,6 +523,7 @@ impl Replica {
 
     // --- rows -----------------------------------------------------------------------------
 
+    /// Moves an entry to the end of the log. `old` is the index row as [`Replica::entry`] has it.
     fn append(
         &mut self,
         entry: Entry,
@@ -525,7 +531,6 @@ impl Replica {
         learned_from: Option<Actor>,
         old: Option<EntryRow>,
     ) -> Result<(), StoreError> {
-        self.settle(&entry.key)?;
         let seq = self.head.next();
         let digest = self.digest.append(seq, &entry);
         let log = LogRow { key: entry.key.clone(), digest };
@@ -569,14 +574,14 @@ impl Replica {
 
     fn put_want(&mut self, class: WantClass, entry: Entry, learned_from: Option<Actor>) {
         self.count_want(class, &entry, 1);
-        self.touched.insert(entry.key.clone());
+        self.touched_wants.insert(entry.key.clone());
         self.new_wants.push(entry.key.clone());
         self.pending.put_want(self.number(), class, &WantRow { entry, learned_from });
     }
 
     fn unwant(&mut self, class: WantClass, entry: &Entry) {
         self.count_want(class, entry, -1);
-        self.touched.insert(entry.key.clone());
+        self.touched_wants.insert(entry.key.clone());
         self.pending.delete_want(self.number(), class, &entry.key);
     }
 
