@@ -69,8 +69,7 @@ pub fn judge(
 ) -> Standing {
     match pulled {
         Some(pulled) if pulled.epoch == epoch => {
-            let forked =
-                || digest_at(pulled.seq).is_some_and(|digest| digest != pulled.digest);
+            let forked = || digest_at(pulled.seq).is_some_and(|digest| digest != pulled.digest);
             if pulled.seq > head || (pulled.seq > Seq::ZERO && forked()) {
                 Standing::RolledBack
             } else {

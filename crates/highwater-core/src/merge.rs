@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 
 use crate::clock::WallTime;
 use crate::entry::{Entry, EntryKind};
-use crate::key::{COMPONENT_BYTES_MAX, Key};
+use crate::key::{COMPONENT_BYTES_MAX, KEY_BYTES_MAX, Key};
 use crate::version::VersionOrder;
 
 /// What a node does about a state it learns of.
@@ -90,8 +90,8 @@ fn conflict_copy(lost: &Entry) -> Option<Entry> {
     Some(Entry { key: conflict_key(lost)?, ..lost.clone() })
 }
 
-/// `name.conflict-YYYYMMDD-HHMMSS-NODE.ext`, clipped to what a file name may have. `None` when the
-/// whole path leaves no room for it.
+/// `name.conflict-YYYYMMDD-HHMMSS-NODE.ext`, clipped to what a file name and a path may have. `None`
+/// when the directory's path leaves no room for the mark alone.
 pub fn conflict_key(lost: &Entry) -> Option<Key> {
     let name = lost.key.name();
     let (stem, extension) = match name.rfind('.') {
@@ -99,7 +99,9 @@ pub fn conflict_key(lost: &Entry) -> Option<Key> {
         _ => (name, ""),
     };
     let mark = format!(".conflict-{}-{}", utc(lost.stamp.wall()), lost.author);
-    let room = COMPONENT_BYTES_MAX.saturating_sub(mark.len());
+    let directory = lost.key.as_str().len() - name.len();
+    let name_max = COMPONENT_BYTES_MAX.min(KEY_BYTES_MAX.saturating_sub(directory));
+    let room = name_max.saturating_sub(mark.len());
     let extension = clip(extension, room / 2);
     let stem = clip(stem, room - extension.len());
     lost.key.sibling(&format!("{stem}{mark}{extension}")).ok()
@@ -254,15 +256,35 @@ mod tests {
         assert!(!is_conflict_key(&"a.conflict-of-interest.txt".parse().expect("key")));
     }
 
+    #[test]
+    fn the_loser_in_the_deepest_directory_has_room_for_its_copy() {
+        let deep = vec!["d".repeat(250); 16].join("/");
+        let name = "n".repeat(KEY_BYTES_MAX - deep.len() - 1);
+        let mut lost = entry(file("x"), &[(1, 1)], 0, 1);
+        lost.key = format!("{deep}/{name}").parse().expect("key");
+        let copy = conflict_key(&lost).expect("fits");
+        assert!(is_conflict_key(&copy) && copy.parent() == lost.key.parent(), "{copy}");
+    }
+
+    #[test]
+    fn a_conflict_copy_says_what_it_lost_to() {
+        for name in ["a/plan.txt", "a/.hidden", "noext", "a/b.tar.gz"] {
+            let mut lost = entry(file("x"), &[(1, 1)], 0, 1);
+            lost.key = name.parse().expect("key");
+            let copy = conflict_key(&lost).expect("fits");
+            assert_eq!(conflict_of(&copy), Some(lost.key));
+        }
+        assert_eq!(conflict_of(&"a/plan.txt".parse().expect("key")), None);
+    }
+
     fn any_entry(actor: u64) -> impl Strategy<Value = Entry> {
         let kind = prop_oneof![
             Just(EntryKind::Tombstone),
             "[ab]".prop_map(|text| file(&text)),
             Just(EntryKind::Directory { mode: Mode::new(0o755) }),
         ];
-        (kind, 0..4_000u64).prop_map(move |(kind, millis)| {
-            entry(kind, &[(actor, 1)], millis, actor as u8)
-        })
+        (kind, 0..4_000u64)
+            .prop_map(move |(kind, millis)| entry(kind, &[(actor, 1)], millis, actor as u8))
     }
 
     fn joined(a: &Entry, b: &Entry) -> Entry {

@@ -73,11 +73,8 @@ mod tests {
     use crate::entry::Mode;
     use crate::version::VersionOrder;
 
-    const OBSERVER: Observer = Observer {
-        actor: Actor(7),
-        author: NodeTag::from_bytes([1; 5]),
-        now: WallTime(50_000),
-    };
+    const OBSERVER: Observer =
+        Observer { actor: Actor(7), author: NodeTag::from_bytes([1; 5]), now: WallTime(50_000) };
 
     fn file(mtime_seconds: i64) -> EntryKind {
         EntryKind::File {
@@ -107,9 +104,12 @@ mod tests {
     #[test]
     fn only_a_large_part_of_a_large_share_is_held_back() {
         let guard = MassDelete::default();
-        for (gone, live, held) in
-            [(1_000, 1_000, false), (1_001, 1_001, true), (1_500, 6_001, false), (1_501, 6_000, true)]
-        {
+        for (gone, live, held) in [
+            (1_000, 1_000, false),
+            (1_001, 1_001, true),
+            (1_500, 6_001, false),
+            (1_501, 6_000, true),
+        ] {
             assert_eq!(guard.holds_back(gone, live), held, "{gone} of {live}");
         }
     }

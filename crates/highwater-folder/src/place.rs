@@ -223,12 +223,17 @@ impl<'a> Site<'a> {
         let stage = self.root.stage().dir();
         rustix::fs::mkdirat(stage, slot.as_str(), rustix::fs::Mode::from_raw_mode(0o700))?;
         let dir = open_beneath(stage, slot.as_str(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let wanted = rustix::fs::Mode::from_raw_mode(mode.bits());
+        // A crash between the two steps must not leave a mode that looks like somebody's edit.
+        if wanted.contains(rustix::fs::Mode::RWXU) {
+            rustix::fs::fchmod(&dir, wanted)?;
+        }
         match self.bring_in_or_drop(&slot, expect)? {
             Placed::Done { .. } => {}
             other => return Ok(other),
         }
         // Only now: a directory that its owner may not write in cannot be moved.
-        rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(mode.bits()))?;
+        rustix::fs::fchmod(&dir, wanted)?;
         let print = StatPrint::of(&rustix::fs::fstat(&dir)?);
         Ok(Placed::Done { print: Some(print) })
     }

@@ -19,11 +19,14 @@ use crate::share::Event;
 /// How long a warning is shown after it was last given. The net repeats one that persists.
 const WARNING_SHOWN: Duration = Duration::from_secs(30);
 
+/// What is needed to make a link known to a share.
+type LinksUp = BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>;
+
 /// The links that are up.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     last: AtomicU64,
-    up: Mutex<BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>>,
+    up: Mutex<LinksUp>,
 }
 
 impl Links {
@@ -31,7 +34,7 @@ impl Links {
         LinkId(self.last.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn up(&self) -> MutexGuard<'_, BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>> {
+    fn up(&self) -> MutexGuard<'_, LinksUp> {
         self.up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -138,7 +141,10 @@ fn share_of(message: &Control) -> Option<&ShareName> {
 
 /// What the net warned of lately, the latest of each kind and peer.
 #[derive(Debug, Default)]
-pub(super) struct Warnings(Mutex<BTreeMap<(Option<NodeId>, WarningKind), (Instant, String)>>);
+pub(super) struct Warnings(Mutex<BTreeMap<About, (Instant, String)>>);
+
+/// What a warning is about.
+type About = (Option<NodeId>, WarningKind);
 
 impl Warnings {
     pub(super) fn add(&self, peer: Option<NodeId>, kind: WarningKind, message: String) {
@@ -150,7 +156,7 @@ impl Warnings {
     pub(super) fn report(&self) -> Vec<Problem> {
         let warnings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = warnings.iter().filter(|(_, (at, _))| at.elapsed() < WARNING_SHOWN);
-        let problem = |((_, kind), (_, message)): (&(_, WarningKind), &(_, String))| Problem {
+        let problem = |((_, kind), (_, message)): (&About, &(Instant, String))| Problem {
             path: String::new(),
             kind: word(*kind).to_owned(),
             message: message.clone(),

@@ -87,10 +87,8 @@ async fn transfer(
     let manifest = Arc::new(manifest(&ground, content, size).await?);
     let disk = ground.clone();
     let opening = Arc::clone(&manifest);
-    let (writer, durable, acked) = blocking(move || {
-        Writer::open(&disk.root, &disk.store, disk.number, opening)
-    })
-    .await?;
+    let (writer, durable, acked) =
+        blocking(move || Writer::open(&disk.root, &disk.store, disk.number, opening)).await?;
     shown.acked(acked);
     if acked > 0 {
         shown.resumed();

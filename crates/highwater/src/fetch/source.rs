@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use highwater_core::wire::{Ask, Content, RequestId};
 use highwater_core::window::Window;
+use highwater_core::wire::{Ask, Content, RequestId};
 use highwater_core::{NodeId, ShareName, Time};
 use highwater_net::LinkHandle;
 use tokio::sync::mpsc;

@@ -476,7 +476,8 @@ impl Actor {
         self.counter.close();
         self.ready = false;
         self.gone = Gone::default();
-        (self.scan_wanted, self.scanned_at, self.acks_since, self.unsaid) = (None, None, None, None);
+        (self.scan_wanted, self.scanned_at, self.acks_since, self.unsaid) =
+            (None, None, None, None);
         self.rules_changed = false;
         self.dirty = true;
     }

@@ -145,7 +145,8 @@ impl Open {
     }
 
     fn deletes_of_batch(&mut self, after: &mut Aftermath) -> Result<Vec<Step>, StoreError> {
-        let keys: Vec<Key> = self.work.ready_deletes.iter().rev().take(BATCH_MAX).cloned().collect();
+        let keys: Vec<Key> =
+            self.work.ready_deletes.iter().rev().take(BATCH_MAX).cloned().collect();
         let mut steps = Vec::with_capacity(keys.len());
         for key in keys {
             self.work.ready_deletes.remove(&key);
@@ -174,8 +175,10 @@ impl Open {
         after: &mut Aftermath,
     ) -> Result<Result<u64, StoreError>, SettleError> {
         steps.retain_mut(|step| self.dress(step));
-        let slots: Vec<Slot> =
-            steps.iter().filter_map(|s| s.staged.as_ref().map(|staged| staged.slot.clone())).collect();
+        let slots: Vec<Slot> = steps
+            .iter()
+            .filter_map(|s| s.staged.as_ref().map(|staged| staged.slot.clone()))
+            .collect();
         self.root.settle_files(&slots)?;
         let mut placed = Vec::with_capacity(steps.len());
         for step in steps {
@@ -195,11 +198,8 @@ impl Open {
         else {
             return true;
         };
-        let dressed = self
-            .root
-            .stage()
-            .open(&staged.slot)
-            .and_then(|file| file.set_metadata(*mode, *mtime));
+        let dressed =
+            self.root.stage().open(&staged.slot).and_then(|file| file.set_metadata(*mode, *mtime));
         if let Err(error) = &dressed {
             tracing::debug!(key = %step.want.entry.key, %error, "fetched again");
             self.forget_staged(staged);
@@ -426,7 +426,8 @@ impl Open {
                 None
             }
             Err(error) => {
-                let message = format!("a change made here is in the way and cannot be renamed: {error}");
+                let message =
+                    format!("a change made here is in the way and cannot be renamed: {error}");
                 self.cannot_place(&key, "receive_only_change", message);
                 self.discard_fresh(staged.as_ref());
                 self.work.defer(key, LATER);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use highwater_core::observe::MassDelete;
 use highwater_core::{Entry, EntryKind, Key};
 use highwater_folder::{
-    Finding, Hint, IgnoreRules, Observation, Problem, ProblemKind, ScanError, ScanProgress, Scope, Watcher,
+    Finding, Hint, IgnoreRules, Observation, Problem, ProblemKind, ScanError, ScanProgress, Scope,
+    Watcher,
 };
 use highwater_store::{StoreError, WantClass};
 use tokio::sync::mpsc;

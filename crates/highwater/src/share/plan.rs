@@ -345,5 +345,4 @@ impl Open {
             self.place_problems.insert(path, problem);
         }
     }
-
 }

@@ -420,12 +420,12 @@ impl Replica {
         policy: &dyn Policy,
     ) -> Result<(), StoreError> {
         let want = self.want(&theirs.key)?;
-        let (incoming, learned_from, copy) = match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs)
-        {
-            Merge::Known => return Ok(()),
-            Merge::Take => (theirs, learned_from, None),
-            Merge::Both(both) => (both.merged, None, both.copy),
-        };
+        let (incoming, learned_from, copy) =
+            match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs) {
+                Merge::Known => return Ok(()),
+                Merge::Take => (theirs, learned_from, None),
+                Merge::Both(both) => (both.merged, None, both.copy),
+            };
         if let Some((class, want)) = &want {
             self.unwant(*class, &want.entry);
         }
@@ -484,12 +484,7 @@ impl Replica {
     }
 
     /// A wanted state moves between what is to be done and what policy holds.
-    pub(crate) fn reclassify(
-        &mut self,
-        class: WantClass,
-        want: WantRow,
-        to: WantClass,
-    ) {
+    pub(crate) fn reclassify(&mut self, class: WantClass, want: WantRow, to: WantClass) {
         self.unwant(class, &want.entry);
         self.put_want(to, want.entry, want.learned_from);
     }
