@@ -9,6 +9,13 @@ pub(crate) fn tune() {
     glibc::tune();
 }
 
+/// Gives memory that nobody uses back to the system. Takes milliseconds and holds up allocations
+/// meanwhile: for moments in which nothing else happens.
+pub(crate) fn trim() {
+    #[cfg(target_env = "gnu")]
+    glibc::trim();
+}
+
 #[cfg(target_env = "gnu")]
 mod glibc {
     /// Two worker threads hardly ever meet in one arena.
@@ -25,6 +32,14 @@ mod glibc {
             libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
             libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
             libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES);
+        }
+    }
+
+    #[allow(unsafe_code, reason = "malloc_trim has no safe form; it may be called at any time")]
+    pub(super) fn trim() {
+        // SAFETY: it takes the allocator's own locks and touches free memory alone.
+        unsafe {
+            libc::malloc_trim(0);
         }
     }
 }

@@ -17,8 +17,10 @@ use highwater_web::WebServer;
 use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::allocator;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -32,6 +34,8 @@ const ENGINE_DRAIN_WAIT: Duration = Duration::from_millis(3500);
 const STOP_WAIT: Duration = Duration::from_millis(4500);
 /// What is left for threads in blocking calls when everything else has ended.
 const THREADS_WAIT: Duration = Duration::from_millis(250);
+/// Memory is given back once nothing has happened for this long.
+const QUIET: Duration = Duration::from_secs(3);
 /// The exit code of a daemon that was ended at once: 128 and the number of SIGINT.
 const CUT_SHORT: i32 = 130;
 
@@ -68,7 +72,9 @@ async fn serve(home: &Home, config: Config, output: &mut Output) -> Result<(), F
         }
     };
     say_ready(&engine, doors.http, output);
+    let trimming = tokio::spawn(give_memory_back(engine.changes()));
     doors.serve_until_stopped(home, &engine, &mut signals).await;
+    trimming.abort();
     info!("stopping");
     let stopped = async {
         doors.close().await;
@@ -83,6 +89,15 @@ async fn serve(home: &Home, config: Config, output: &mut Output) -> Result<(), F
         () = signals.stop() => std::process::exit(CUT_SHORT),
     }
     Ok(())
+}
+
+/// After work has ended, what it needed goes back to the system.
+async fn give_memory_back(mut changes: watch::Receiver<u64>) {
+    while changes.changed().await.is_ok() {
+        while let Ok(Ok(())) = tokio::time::timeout(QUIET, changes.changed()).await {}
+        // It cannot panic; when the runtime ends first, the memory goes back anyway.
+        let _ = tokio::task::spawn_blocking(allocator::trim).await;
+    }
 }
 
 /// The ways in for people and programs.

@@ -10,6 +10,8 @@
 //! - A leaf of more than 128 KiB goes to a separate file that is never synced. Values stay below
 //!   7 KiB, and a leaf holds 16 of them.
 //! - Damage can panic instead of returning an error, so opening is wrapped.
+//! - A damaged record ends the log: what stands behind it is gone, and no error says so. The store
+//!   is an older copy of itself then, which generations and digests are there to notice.
 
 use std::fs::File;
 use std::io;
@@ -19,12 +21,14 @@ use std::thread;
 use std::time::Duration;
 
 /// Page cache of the database in bytes. The rows that are hot are few; the file system caches too.
-const CACHE_BYTES: u64 = 8 << 20;
+const CACHE_BYTES: u64 = 2 << 20;
 /// How often sled's own flusher runs. It also collects garbage, so it must run; durability does
 /// not wait for it.
 const FLUSH_EVERY_MS: u64 = 2_000;
 /// After a close, a pool thread may hold the lock for a moment longer (sled issue 1289).
 const LOCK_RETRIES: u32 = 20;
+/// How the error begins when the lock is held. Its kind is `Other`, whatever the system said.
+const LOCKED: &str = "could not acquire lock";
 const LOCK_RETRY_WAIT: Duration = Duration::from_millis(50);
 
 /// An ordered map of bytes whose commits are durable.
@@ -129,7 +133,7 @@ fn open_patiently(dir: &Path) -> Result<sled::Db, DatabaseError> {
     loop {
         match open_once(dir) {
             Err(DatabaseError::Io(error))
-                if error.kind() == io::ErrorKind::WouldBlock && tries < LOCK_RETRIES =>
+                if error.to_string().starts_with(LOCKED) && tries < LOCK_RETRIES =>
             {
                 tries += 1;
                 thread::sleep(LOCK_RETRY_WAIT);
