@@ -1,8 +1,8 @@
 //! `highwater-lab bench`: how fast and how large, beside rsync and Syncthing, in one run.
 //!
 //! Two ends lie in two network namespaces joined by a veth pair when this runs as root, else on
-//! the loopback ([`arena`]). Every contender ([`contender`]) keeps one folder at one end equal with
-//! one at the other; every row ([`rows`]) puts the same work before each, in fresh directories, and
+//! the loopback (`arena`). Every contender (`contender`) keeps one folder at one end equal with
+//! one at the other; every row (`rows`) puts the same work before each, in fresh directories, and
 //! takes the time from the change at the one end to its whole arrival at the other, seen on disk.
 //! Figures are medians. What a row cannot measure here it says, and measures the rest.
 

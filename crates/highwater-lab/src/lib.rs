@@ -6,7 +6,7 @@
 //! - [`node`] and [`cluster`]: real `highwater` processes, their status, their deaths.
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
-//! - [`bench`]: how fast and how large, beside rsync and Syncthing.
+//! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
 //! Nothing here is used by a node in service; `highwater-cli`, the tests and the benches use it.
 

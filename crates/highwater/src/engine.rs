@@ -175,6 +175,8 @@ impl Engine {
             let peers = listed_peers(&config, &share.name);
             match shares.get(&share.name) {
                 Some(running) => {
+                    // At once: the links that follow are announced to those who list their peer.
+                    running.counter.set_peers(peers.clone());
                     let told = Event::Command(Command::SetPeers(peers));
                     // A share that has ended is told nothing.
                     let _ = running.events.send(told).await;

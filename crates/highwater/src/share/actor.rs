@@ -4,14 +4,14 @@
 //! durable; and only then tell peers and people. A share whose root, store or disk fails is closed,
 //! and opened again every [`REOPEN_EVERY`] until it can work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use highwater_core::wire::Offer;
-use highwater_core::{EntryKind, Key, NodeId, WallTime};
+use highwater_core::{ContentHash, EntryKind, Key, NodeId, WallTime};
 use highwater_folder::{Hint, IgnoreRules, Problem, Root, ScanProgress, Scope, StatPrint, Watcher};
 use highwater_store::StoreError;
 use tokio::runtime::Handle;
@@ -22,7 +22,7 @@ use super::open::{Opened, open};
 use super::peers::Peers;
 use super::plan::Work;
 use super::replica::Replica;
-use super::scanner::{SCAN_EVENTS_MAX, ScanEvent, ScanJob};
+use super::scanner::{ReadJob, SCAN_EVENTS_MAX, ScanEvent};
 use super::{Command, Counter, Event, Stock, Surroundings, scanner};
 use crate::config::ShareConfig;
 use crate::fetch::source::{LinkId, Source};
@@ -84,10 +84,14 @@ pub(crate) struct Open {
     pub(crate) root: Arc<Root>,
     pub(crate) replica: Replica,
     pub(crate) rules: Arc<IgnoreRules>,
-    pub(crate) scans: std_mpsc::Sender<ScanJob>,
+    pub(crate) reads: std_mpsc::Sender<ReadJob>,
     pub(crate) scanning: Option<Arc<ScanProgress>>,
     pub(crate) scanning_whole: bool,
     scan_events: mpsc::Receiver<ScanEvent>,
+    /// What was put in place since the running scan began: it may have seen what stood there before.
+    pub(crate) placed_meanwhile: BTreeSet<Key>,
+    /// Contents that were verified lately.
+    pub(crate) verified: BTreeMap<ContentHash, Instant>,
     pub(crate) hints: mpsc::Receiver<Hint>,
     pub(crate) watcher: Option<Watcher>,
     /// What the last whole scan could not sync.
@@ -405,12 +409,12 @@ impl Actor {
             note(&mut standing_problems, problem);
         }
         let (store, share) = (Arc::clone(&self.around.store), opened.replica.number());
-        let (scans, scan_jobs) = std_mpsc::channel();
+        let (reads, read_jobs) = std_mpsc::channel();
         let (found, scan_events) = mpsc::channel(SCAN_EVENTS_MAX);
         let counters = Arc::clone(&self.around.counters);
         let scanner = std::thread::Builder::new()
             .name("scan".into())
-            .spawn(move || scanner::run(&scan_jobs, &store, share, &counters, &found))?;
+            .spawn(move || scanner::run(&read_jobs, &store, share, &counters, &found))?;
         let (jobs, fetch_jobs) = mpsc::channel(JOBS_MAX);
         let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES_MAX);
         let ground = Ground {
@@ -429,10 +433,12 @@ impl Actor {
             root: opened.root,
             replica: opened.replica,
             rules: Arc::new(rules),
-            scans,
+            reads,
             scanning: None,
             scanning_whole: false,
             scan_events,
+            placed_meanwhile: BTreeSet::new(),
+            verified: BTreeMap::new(),
             hints: mpsc::channel(HINTS_MAX).1,
             watcher: None,
             scan_problems: BTreeMap::new(),
@@ -498,8 +504,8 @@ impl Open {
         }
         let scanner = self.scanner.take();
         // Receivers go first: whoever waits for room in them is woken up.
-        let Open { scans, scan_events, hints, watcher, jobs, outcomes, fetching, .. } = self;
-        drop((scans, scan_events, hints, jobs, outcomes));
+        let Open { reads, scan_events, hints, watcher, jobs, outcomes, fetching, .. } = self;
+        drop((reads, scan_events, hints, jobs, outcomes));
         drop(watcher);
         if let Some(scanner) = scanner {
             // A panic of the thread has been printed where it happened.

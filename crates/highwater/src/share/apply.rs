@@ -318,6 +318,9 @@ impl Open {
         self.place_problems.remove(key.as_str());
         self.local_changes.remove(key);
         self.receive_only.remove(key.as_str());
+        if self.scanning.is_some() {
+            self.placed_meanwhile.insert(key.clone());
+        }
         if let Some(staged) = &step.staged {
             if let Some(manifest) = &staged.manifest {
                 self.replica.keep_manifest(manifest);

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use highwater_core::observe::MassDelete;
-use highwater_core::{Entry, EntryKind, Key};
+use highwater_core::{ContentHash, Entry, EntryKind, Key};
 use highwater_folder::{
     Finding, Hint, IgnoreRules, Observation, Problem, ProblemKind, ScanError, ScanProgress, Scope,
-    Watcher,
+    StatPrint, Watcher,
 };
 use highwater_store::{StoreError, WantClass};
 use tokio::sync::mpsc;
 
 use super::actor::{Actor, Open};
 use super::replica::{History, Policy};
-use super::scanner::{ScanEvent, ScanJob};
+use super::scanner::{ReadJob, ScanEvent, ScanJob};
 use crate::config::ShareMode;
 
 /// The ignore file, at the root of a share.
@@ -27,6 +27,8 @@ const GONE_QUIET: Duration = Duration::from_millis(500);
 const GONE_LATEST: Duration = Duration::from_secs(2);
 /// Hints that wait for the share; the watcher gathers more while it waits.
 pub(crate) const HINTS_MAX: usize = 16;
+/// A content that was verified is not verified again so soon, whoever asks.
+const VERIFY_AGAIN: Duration = Duration::from_secs(60);
 /// Problems of one kind of source that are kept; the rest is counted by the next scan.
 const PROBLEMS_MAX: usize = 1000;
 
@@ -99,8 +101,9 @@ impl Actor {
             rules: Arc::clone(&open.rules),
             progress: Arc::clone(&progress),
         };
-        if open.scans.send(job).is_ok() {
+        if open.reads.send(ReadJob::Scan(job)).is_ok() {
             open.scanning = Some(progress);
+            open.placed_meanwhile.clear();
             self.dirty = true;
         }
     }
@@ -123,13 +126,19 @@ impl Actor {
         match event {
             ScanEvent::Found(findings) => self.found(findings),
             ScanEvent::Done { whole, gone, outcome } => self.scan_done(whole, gone, outcome),
+            ScanEvent::Verified { key, content, found } => self.verified(&key, content, found),
         }
     }
 
     fn found(&mut self, findings: Vec<Finding>) -> Result<(), StoreError> {
         let now = super::actor::wall_now();
+        let mut outdated = BTreeSet::new();
         for finding in findings {
             let Some(open) = &mut self.open else { return Ok(()) };
+            if let Some(key) = open.outdated(&finding) {
+                outdated.insert(key);
+                continue;
+            }
             match finding {
                 Finding::Changed(seen) => {
                     self.gone.keys.remove(&seen.key);
@@ -151,6 +160,9 @@ impl Actor {
                 Finding::Gone(key) => drop(self.gone.keys.insert(key)),
                 Finding::Problem(problem) => note(&mut open.scan_problems, problem),
             }
+        }
+        if !outdated.is_empty() {
+            self.want_scan(Scope::Paths(outdated));
         }
         self.flush()
     }
@@ -323,32 +335,60 @@ impl Actor {
     }
 
     /// A peer says that what it received does not fit the hash: look at the file itself.
-    pub(crate) fn verify_content(
-        &mut self,
-        content: highwater_core::ContentHash,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn verify_content(&mut self, content: ContentHash) -> Result<(), StoreError> {
         let Some(open) = &mut self.open else { return Ok(()) };
+        open.verified.retain(|_, at| at.elapsed() < VERIFY_AGAIN);
         let (store, number) = (Arc::clone(open.replica.store()), open.replica.number());
         let catalogue = Arc::clone(open.replica.catalogue());
-        let Some(row) = catalogue.find(&store, number, &content)? else { return Ok(()) };
-        let key = row.entry.key.clone();
-        let recorded = super::replica::decode_print(row.print.as_deref());
-        let Ok(file) = open.root.open_content(&key) else {
-            self.want_scan(Scope::Paths([key].into()));
+        if open.verified.contains_key(&content) || catalogue.is_corrupt(&content) {
             return Ok(());
-        };
-        let edited = file.print().ok() != recorded;
-        let found = highwater_folder::hash_content(&file);
-        if edited {
-            self.want_scan(Scope::Paths([key].into()));
-        } else if found.ok() != Some(content) {
-            catalogue.mark_corrupt(content);
-            let message = "its bytes are not what was recorded, and nobody edited it: the disk \
-                           may be failing; restore it from a peer or a backup";
-            let problem = Problem::at(&key, ProblemKind::Unreadable, message);
-            note(&mut open.standing_problems, problem);
+        }
+        let Some(row) = catalogue.find(&store, number, &content)? else { return Ok(()) };
+        open.verified.insert(content, Instant::now());
+        let (root, key) = (Arc::clone(&open.root), row.entry.key);
+        // The scanner ends only with the share.
+        let _ = open.reads.send(ReadJob::Verify { root, key, content });
+        Ok(())
+    }
+
+    fn verified(
+        &mut self,
+        key: &Key,
+        content: ContentHash,
+        found: Option<(StatPrint, bool)>,
+    ) -> Result<(), StoreError> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let row = open.replica.entry(key)?;
+        let recorded = row.and_then(|row| super::replica::decode_print(row.print.as_deref()));
+        match found {
+            Some((_, true)) => {}
+            Some((print, false)) if recorded == Some(print) => {
+                open.replica.catalogue().mark_corrupt(content);
+                let message = "its bytes are not what was recorded, and nobody edited it: the disk \
+                               may be failing; restore it from a peer or a backup";
+                note(
+                    &mut open.standing_problems,
+                    Problem::at(key, ProblemKind::Unreadable, message),
+                );
+            }
+            _ => self.want_scan(Scope::Paths([key.clone()].into())),
         }
         Ok(())
+    }
+}
+
+impl Open {
+    /// The key of a finding that was overtaken: since the scan began, something was put in place
+    /// there, and what the scan saw is not what stands there now.
+    fn outdated(&self, finding: &Finding) -> Option<Key> {
+        let (key, seen) = match finding {
+            Finding::Changed(seen) => (&seen.key, seen.print),
+            Finding::Touched { key, print } => (key, *print),
+            Finding::Gone(_) | Finding::Problem(_) => return None,
+        };
+        let placed = self.placed_meanwhile.contains(key);
+        let stands = || matches!(self.root.print_of(key), Ok(Some(print)) if print == seen);
+        (placed && !stands()).then(|| key.clone())
     }
 }
 

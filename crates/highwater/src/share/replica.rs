@@ -641,3 +641,6 @@ fn encode_print(print: &StatPrint) -> Option<Vec<u8>> {
 pub(crate) fn decode_print(print: Option<&[u8]>) -> Option<StatPrint> {
     postcard::from_bytes(print?).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
 
-use highwater_core::Key;
+use highwater_core::{ContentHash, Key};
 use highwater_folder::{
-    Finding, IgnoreRules, Known, KnownEntry, Root, ScanError, ScanProgress, Scope, scan,
+    Finding, IgnoreRules, Known, KnownEntry, Root, ScanError, ScanProgress, Scope, StatPrint,
+    hash_content, scan,
 };
 use highwater_store::{EntryRow, ShareNumber, Store};
 use tokio::sync::mpsc;
@@ -27,6 +28,20 @@ pub(crate) enum ScanEvent {
     Found(Vec<Finding>),
     /// The scan has ended; all that is gone, children before parents.
     Done { whole: bool, gone: Vec<Key>, outcome: Result<(), ScanError> },
+    /// What [`ReadJob::Verify`] found: the file's print, and whether it holds the content.
+    Verified { key: Key, content: ContentHash, found: Option<(StatPrint, bool)> },
+}
+
+/// Something to be read.
+#[derive(Debug)]
+pub(crate) enum ReadJob {
+    Scan(ScanJob),
+    /// Does the file under this key still hold this content?
+    Verify {
+        root: Arc<Root>,
+        key: Key,
+        content: ContentHash,
+    },
 }
 
 /// One scan to be made.
@@ -61,38 +76,60 @@ fn known(row: EntryRow) -> Option<KnownEntry> {
     kind.is_live().then_some(KnownEntry { key, kind, print })
 }
 
-/// Makes scans as they are asked for, until the share drops its end.
+/// Reads as it is asked to, until the share drops its end.
 pub(crate) fn run(
-    jobs: &std_mpsc::Receiver<ScanJob>,
+    jobs: &std_mpsc::Receiver<ReadJob>,
     store: &Arc<Store>,
     share: ShareNumber,
     counters: &Counters,
     events: &mpsc::Sender<ScanEvent>,
 ) {
     while let Ok(job) = jobs.recv() {
-        let index = Index { store: Arc::clone(store), share };
-        let whole = job.scope == Scope::Whole;
-        let (mut found, mut gone) = (Vec::new(), Vec::new());
-        let mut sink = |finding| {
-            match finding {
-                Finding::Gone(key) => gone.push(key),
-                other => found.push(other),
+        let told = match job {
+            ReadJob::Scan(job) => {
+                let index = Index { store: Arc::clone(store), share };
+                let done = make_scan(&job, &index, events);
+                counters.files_hashed.add(job.progress.files_hashed.load(Ordering::Relaxed));
+                events.blocking_send(done)
             }
-            if found.len() < FINDINGS_MAX {
-                return ControlFlow::Continue(());
-            }
-            match events.blocking_send(ScanEvent::Found(std::mem::take(&mut found))) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
+            ReadJob::Verify { root, key, content } => {
+                let found = verify(&root, &key, content);
+                events.blocking_send(ScanEvent::Verified { key, content, found })
             }
         };
-        let outcome = scan(&job.root, &job.scope, &job.rules, &index, &job.progress, &mut sink);
-        counters.files_hashed.add(job.progress.files_hashed.load(Ordering::Relaxed));
-        let outcome = outcome.map(drop);
-        if !found.is_empty() {
-            // The share is ending when it takes no more.
-            let _ = events.blocking_send(ScanEvent::Found(found));
+        if told.is_err() {
+            return;
         }
-        let _ = events.blocking_send(ScanEvent::Done { whole, gone, outcome });
     }
+}
+
+fn make_scan(job: &ScanJob, index: &Index, events: &mpsc::Sender<ScanEvent>) -> ScanEvent {
+    let (mut found, mut gone) = (Vec::new(), Vec::new());
+    let mut sink = |finding| {
+        match finding {
+            Finding::Gone(key) => gone.push(key),
+            other => found.push(other),
+        }
+        if found.len() < FINDINGS_MAX {
+            return ControlFlow::Continue(());
+        }
+        match events.blocking_send(ScanEvent::Found(std::mem::take(&mut found))) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    };
+    let outcome = scan(&job.root, &job.scope, &job.rules, index, &job.progress, &mut sink);
+    if !found.is_empty() {
+        // The share is ending when it takes no more.
+        let _ = events.blocking_send(ScanEvent::Found(found));
+    }
+    ScanEvent::Done { whole: job.scope == Scope::Whole, gone, outcome: outcome.map(drop) }
+}
+
+/// `None` when the file cannot be read, or was changed while it was.
+fn verify(root: &Root, key: &Key, content: ContentHash) -> Option<(StatPrint, bool)> {
+    let file = root.open_content(key).ok()?;
+    let print = file.print().ok()?;
+    let holds = hash_content(&file).ok()? == content;
+    (file.print().ok()? == print).then_some((print, holds))
 }

@@ -1,0 +1,296 @@
+use highwater_core::{Mode, Mtime};
+
+use highwater_core::Version;
+
+use super::*;
+
+/// Nothing is kept out.
+struct Open;
+
+impl Policy for Open {
+    fn keeps_out(&self, _entry: &Entry) -> bool {
+        false
+    }
+}
+
+/// A node's share on a store of its own, which lives as long as this.
+struct Node {
+    replica: Replica,
+    dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new(number: u8) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = Arc::new(Store::open(dir.path()).expect("a new store"));
+        let replica = open(store, number, History::Continuous);
+        Self { replica, dir }
+    }
+
+    /// The same node after a restart.
+    fn restarted(self, number: u8, history: History) -> Self {
+        let Self { replica, dir } = self;
+        drop(replica);
+        let store = Arc::new(Store::open(dir.path()).expect("the store again"));
+        Self { replica: open(store, number, history), dir }
+    }
+
+    /// A scan sees `text` under `key`, last changed at `second`.
+    fn sees(&mut self, key: &str, text: &str, second: u64) {
+        let (kind, print) = (file(text), print(text));
+        let now = WallTime(second * 1000);
+        self.replica.observed(name(key), kind, &print, None, now).expect("observed");
+        self.replica.flush().expect("durable");
+    }
+
+    fn misses(&mut self, key: &str, second: u64) {
+        self.replica.gone(name(key), WallTime(second * 1000)).expect("gone");
+        self.replica.flush().expect("durable");
+    }
+
+    /// Takes in everything that the other has.
+    fn hears(&mut self, other: &Node) {
+        let (store, share) = (other.replica.store(), other.replica.number());
+        for log in store.log_after(share, Seq::ZERO) {
+            let (seq, log) = log.expect("a row");
+            let row = store.entry(share, &log.key).expect("a row");
+            // What has moved on comes with its later position.
+            let Some(row) = row.filter(|row| row.seq == seq) else { continue };
+            let from = Some(other.replica.actor);
+            self.replica.take_in(row.entry, from, &Open).expect("taken in");
+        }
+        self.replica.flush().expect("durable");
+    }
+
+    /// Puts everything in place that is wanted.
+    fn applies(&mut self) {
+        for class in [WantClass::Live, WantClass::Tombstone] {
+            let wants: Vec<WantRow> = self
+                .replica
+                .store()
+                .wants(self.replica.number(), class, None)
+                .map(|want| want.expect("a row"))
+                .collect();
+            for want in wants {
+                let print = want.entry.kind.is_live().then(|| print("placed"));
+                self.replica.applied(&want, print.as_ref()).expect("applied");
+            }
+        }
+        self.replica.flush().expect("durable");
+    }
+
+    /// All live entries: key, content, version.
+    fn live(&self) -> Vec<(String, ContentHash, Version)> {
+        let entries = self.replica.store().entries(self.replica.number(), None);
+        let entries = entries.map(|row| row.expect("a row").entry);
+        let live = entries.filter(|entry| entry.kind.is_live());
+        live.map(|e| (e.key.to_string(), e.kind.content().expect("a file").0, e.version)).collect()
+    }
+
+    fn contents(&self) -> Vec<ContentHash> {
+        let mut contents: Vec<_> = self.live().into_iter().map(|(_, content, _)| content).collect();
+        contents.sort_unstable();
+        contents
+    }
+
+    fn wants(&mut self, key: &str) -> Option<EntryKind> {
+        let want = self.replica.want(&name(key)).expect("readable");
+        want.map(|(_, want)| want.entry.kind)
+    }
+}
+
+fn open(store: Arc<Store>, number: u8, history: History) -> Replica {
+    let row =
+        ShareRow { number: ShareNumber(1), epoch: Epoch([number; 16]), generation: 1, raising: 1 };
+    let (node, share) = (NodeId::from_bytes([number; 32]), "docs".parse().expect("a name"));
+    Replica::open(store, node, share, row, history).expect("a replica")
+}
+
+fn name(key: &str) -> Key {
+    key.parse().expect("a key")
+}
+
+fn file(text: &str) -> EntryKind {
+    EntryKind::File {
+        size: text.len() as u64,
+        content: hash(text),
+        mode: Mode::new(0o644),
+        // Long before every change in these tests, so that stamps come from the clock.
+        mtime: Mtime { seconds: 1, nanos: 0 },
+    }
+}
+
+fn hash(text: &str) -> ContentHash {
+    ContentHash::of(text.as_bytes())
+}
+
+fn print(text: &str) -> StatPrint {
+    let time = Mtime { seconds: 1, nanos: 0 };
+    StatPrint { ino: 7, size: text.len() as u64, mtime: time, ctime: time, mode: Mode::new(0o644) }
+}
+
+fn sorted<const N: usize>(texts: [&str; N]) -> Vec<ContentHash> {
+    let mut hashes: Vec<_> = texts.into_iter().map(hash).collect();
+    hashes.sort_unstable();
+    hashes
+}
+
+/// Two nodes that agree on `plan.txt` and then change it apart.
+fn apart() -> (Node, Node) {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    a.sees("plan.txt", "first", 10);
+    b.hears(&a);
+    b.applies();
+    (a, b)
+}
+
+/// Lets both take in and put in place what the other has, until neither wants anything.
+fn meet(a: &mut Node, b: &mut Node) {
+    for _ in 0..3 {
+        a.hears(b);
+        a.applies();
+        b.hears(a);
+        b.applies();
+    }
+    assert_eq!((a.replica.wanted().entries(), b.replica.wanted().entries()), (0, 0));
+    assert_eq!(a.live(), b.live());
+}
+
+#[test]
+fn what_is_seen_unchanged_is_not_logged_again() {
+    let mut a = Node::new(1);
+    a.sees("plan.txt", "first", 10);
+    let head = a.replica.head();
+    a.sees("plan.txt", "first", 20);
+    assert_eq!(a.replica.head(), head);
+    a.sees("plan.txt", "second", 30);
+    assert_eq!(a.replica.head(), head.next());
+}
+
+#[test]
+fn what_a_peer_has_is_wanted_until_it_is_in_place() {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    a.sees("plan.txt", "first", 10);
+    b.hears(&a);
+    assert_eq!(b.wants("plan.txt"), Some(file("first")));
+    assert_eq!((b.live().len(), b.replica.head()), (0, Seq::ZERO));
+    b.applies();
+    assert_eq!(b.wants("plan.txt"), None);
+    assert_eq!(b.live(), a.live());
+    b.hears(&a);
+    assert_eq!(b.replica.wanted(), Wanted::default());
+}
+
+#[test]
+fn what_is_wanted_and_found_in_place_is_the_peers_and_no_edit() {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    a.sees("plan.txt", "first", 10);
+    b.hears(&a);
+    // Killed after the rename and before the record: the scan finds it.
+    let mut b = b.restarted(2, History::Continuous);
+    assert_eq!(b.replica.wanted().live, 1);
+    b.sees("plan.txt", "first", 20);
+    assert_eq!(b.live(), a.live());
+    assert_eq!(b.replica.wanted(), Wanted::default());
+}
+
+#[test]
+fn equal_files_that_meet_cost_nothing() {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    a.sees("plan.txt", "same", 10);
+    b.sees("plan.txt", "same", 20);
+    b.hears(&a);
+    assert_eq!(b.replica.wanted(), Wanted::default());
+    meet(&mut a, &mut b);
+    assert_eq!(a.live().len(), 1);
+}
+
+#[test]
+fn both_sides_of_a_conflict_stay_and_every_node_makes_the_same_of_it() {
+    let (mut a, mut b) = apart();
+    a.sees("plan.txt", "of a", 20);
+    b.sees("plan.txt", "of b", 30);
+    let mut c = Node::new(3);
+    c.hears(&a);
+    c.applies();
+    c.hears(&b);
+    c.applies();
+    meet(&mut a, &mut b);
+    assert_eq!(a.contents(), sorted(["of a", "of b"]));
+    meet(&mut a, &mut c);
+    assert_eq!(a.live().len(), 2);
+    assert_eq!(c.live(), b.live());
+    assert_eq!(a.replica.totals().conflicts, 1);
+}
+
+#[test]
+fn an_edit_beats_a_concurrent_delete_whoever_hears_first() {
+    for edit_at in [15, 25] {
+        let (mut a, mut b) = apart();
+        a.misses("plan.txt", 20);
+        b.sees("plan.txt", "edited", edit_at);
+        meet(&mut a, &mut b);
+        assert_eq!(a.contents(), sorted(["edited"]));
+    }
+}
+
+#[test]
+fn a_delete_goes_on_and_stays() {
+    let (mut a, mut b) = apart();
+    b.misses("plan.txt", 20);
+    meet(&mut a, &mut b);
+    assert_eq!(a.live().len(), 0);
+    let mut late = Node::new(3);
+    late.hears(&a);
+    assert_eq!(late.replica.wanted(), Wanted::default());
+}
+
+#[test]
+fn a_local_edit_of_what_is_to_be_replaced_is_a_conflict_and_no_loss() {
+    let (mut a, mut b) = apart();
+    a.sees("plan.txt", "of a", 20);
+    b.hears(&a);
+    // Before it is put in place, somebody edits the file.
+    b.sees("plan.txt", "of b", 30);
+    meet(&mut a, &mut b);
+    assert_eq!(a.contents(), sorted(["of a", "of b"]));
+}
+
+#[test]
+fn a_copy_whose_source_was_replaced_knowingly_is_waited_for_by_nobody() {
+    let (mut a, mut b) = apart();
+    a.sees("plan.txt", "of a", 20);
+    b.sees("plan.txt", "of b", 30);
+    a.hears(&b);
+    b.hears(&a);
+    // Both are to make a copy of what A wrote; A's user writes on before it is made.
+    a.sees("plan.txt", "of a, rewritten", 40);
+    meet(&mut a, &mut b);
+    assert_eq!(a.contents(), sorted(["of a, rewritten", "of b"]));
+}
+
+#[test]
+fn what_was_lost_without_being_deleted_is_wanted_back_as_it_was() {
+    let (mut a, b) = apart();
+    let before = a.live();
+    let mut b = b.restarted(2, History::FilesRestored);
+    assert!(b.replica.lost(&name("plan.txt")).expect("lost"));
+    b.replica.flush().expect("durable");
+    assert_eq!(b.wants("plan.txt"), Some(file("first")));
+    b.applies();
+    assert_eq!(b.live(), before);
+    meet(&mut a, &mut b);
+    assert_eq!(a.live(), before);
+}
+
+#[test]
+fn a_restart_finds_everything_as_it_was() {
+    let (mut a, mut b) = apart();
+    a.sees("a/b", "more", 20);
+    a.misses("plan.txt", 30);
+    b.hears(&a);
+    let (head, totals, wanted) = (b.replica.head(), b.replica.totals(), b.replica.wanted());
+    assert_eq!((wanted.live, wanted.tombstones), (1, 1));
+    let b = b.restarted(2, History::Continuous);
+    assert_eq!((b.replica.head(), b.replica.totals(), b.replica.wanted()), (head, totals, wanted));
+}
