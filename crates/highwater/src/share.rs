@@ -4,6 +4,7 @@
 //! event at a time, so there is nothing to lock and nothing to race. Around it work a scanner
 //! thread (`scanner.rs`), the watcher, and the tasks that fetch content; they only bring events.
 //!
+//! - `life.rs`: how it comes to work and stops;
 //! - `replica.rs`: the index and the log, and what becomes of a state;
 //! - `local.rs`: what scans found;
 //! - `peers.rs`, `outlet.rs`: logs of peers taken in, this log given out;
@@ -14,6 +15,7 @@
 pub(crate) mod actor;
 pub(crate) mod apply;
 pub(crate) mod catalogue;
+pub(crate) mod life;
 pub(crate) mod local;
 pub(crate) mod open;
 pub(crate) mod outlet;

@@ -2,7 +2,7 @@
 //!
 //! A turn is: wait for something; take in all that has come; plan; put in place what is ready; make
 //! durable; and only then tell peers and people. A share whose root, store or disk fails is closed,
-//! and opened again every [`REOPEN_EVERY`] until it can work.
+//! and opened again until it can work (`life.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,20 +17,17 @@ use highwater_store::StoreError;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-use super::local::{Gone, HINTS_MAX, note};
-use super::open::{Opened, open};
+use super::local::Gone;
 use super::peers::Peers;
 use super::plan::Work;
 use super::replica::Replica;
-use super::scanner::{ReadJob, SCAN_EVENTS_MAX, ScanEvent};
-use super::{Command, Counter, Event, Stock, Surroundings, scanner};
+use super::scanner::{ReadJob, ScanEvent};
+use super::{Command, Counter, Event, Surroundings};
 use crate::config::ShareConfig;
 use crate::fetch::source::{LinkId, Source};
-use crate::fetch::{self, Fetched, Ground, Job};
+use crate::fetch::{Fetched, Job};
 use crate::report;
 
-/// How often opening a share that cannot work is tried again.
-const REOPEN_EVERY: Duration = Duration::from_secs(2);
 /// How often the root is looked at while nothing else happens.
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
 /// What a link had no room for is tried again after this.
@@ -41,19 +38,13 @@ const ACKS_WAIT: Duration = Duration::from_millis(500);
 const TELL_EVERY: Duration = Duration::from_millis(20);
 /// Events taken in one turn.
 const EVENTS_A_TURN: usize = 64;
-/// How long the fetching task is waited for when a share is closed.
-const FETCHING_END_WAIT: Duration = Duration::from_secs(1);
-/// Jobs that wait for the fetching task.
-const JOBS_MAX: usize = 1024;
-/// Reports of the fetching tasks that wait for the share.
-const OUTCOMES_MAX: usize = 64;
 
 /// One share, as its thread holds it.
 pub(crate) struct Actor {
     pub(crate) config: ShareConfig,
     pub(crate) peers: BTreeMap<NodeId, String>,
     pub(crate) around: Surroundings,
-    counter: Arc<Counter>,
+    pub(super) counter: Arc<Counter>,
     told: watch::Sender<report::ShareStatus>,
     pub(crate) links: Peers,
     pub(crate) open: Option<Open>,
@@ -61,7 +52,7 @@ pub(crate) struct Actor {
     pub(crate) ready: bool,
     /// Why the share is not open.
     pub(crate) error: Option<String>,
-    reopen_at: Instant,
+    pub(super) reopen_at: Instant,
     /// Offers that came before this share could answer them.
     pub(crate) early_offers: BTreeMap<LinkId, Offer>,
     pub(crate) sources: watch::Sender<Vec<Arc<Source>>>,
@@ -69,14 +60,14 @@ pub(crate) struct Actor {
     pub(crate) scan_wanted: Option<Scope>,
     pub(crate) scanned_at: Option<Instant>,
     pub(crate) rules_changed: bool,
-    verified_at: Instant,
+    pub(super) verified_at: Instant,
     /// Whether people have not been told the latest.
     pub(crate) dirty: bool,
     told_at: Option<Instant>,
     /// Since when only acknowledgements wait to become durable.
     pub(crate) acks_since: Option<Instant>,
     /// Whether a peer could not be told everything.
-    unsaid: Option<Instant>,
+    pub(super) unsaid: Option<Instant>,
 }
 
 /// A share whose folder is open.
@@ -87,7 +78,7 @@ pub(crate) struct Open {
     pub(crate) reads: std_mpsc::Sender<ReadJob>,
     pub(crate) scanning: Option<Arc<ScanProgress>>,
     pub(crate) scanning_whole: bool,
-    scan_events: mpsc::Receiver<ScanEvent>,
+    pub(super) scan_events: mpsc::Receiver<ScanEvent>,
     /// What was put in place since the running scan began: it may have seen what stood there before.
     pub(crate) placed_meanwhile: BTreeSet<Key>,
     /// Contents that were verified lately.
@@ -105,9 +96,9 @@ pub(crate) struct Open {
     pub(crate) place_problems: BTreeMap<String, report::Problem>,
     pub(crate) work: Work,
     pub(crate) jobs: mpsc::Sender<Job>,
-    outcomes: mpsc::Receiver<Vec<Fetched>>,
-    fetching: tokio::task::JoinHandle<()>,
-    scanner: Option<JoinHandle<()>>,
+    pub(super) outcomes: mpsc::Receiver<Vec<Fetched>>,
+    pub(super) fetching: tokio::task::JoinHandle<()>,
+    pub(super) scanner: Option<JoinHandle<()>>,
 }
 
 /// What ended a wait.
@@ -356,162 +347,6 @@ impl Actor {
         self.told_at = Some(Instant::now());
         self.told.send_replace(self.snapshot());
         self.around.changes.send_modify(|count| *count = count.wrapping_add(1));
-    }
-
-    // --- opening and closing --------------------------------------------------------------
-
-    fn reopen_if_due(&mut self, runtime: &Handle) {
-        if self.open.is_some() || self.config.paused || Instant::now() < self.reopen_at {
-            return;
-        }
-        self.reopen_at = Instant::now() + REOPEN_EVERY;
-        self.dirty = true;
-        match self.begin(runtime) {
-            Ok(()) => {
-                if let Some(error) = self.error.take() {
-                    tracing::info!(share = %self.config.name, was = error, "the share goes on");
-                }
-            }
-            Err(error) => {
-                if self.error.as_ref() != Some(&error) {
-                    tracing::error!(share = %self.config.name, error, "the share cannot work");
-                }
-                self.error = Some(error);
-                self.close(runtime);
-            }
-        }
-    }
-
-    fn begin(&mut self, runtime: &Handle) -> Result<(), String> {
-        let around = self.around.clone();
-        let opened = open(&self.config, around.node, &around.store).map_err(|e| e.to_string())?;
-        let stock = Stock {
-            root: Arc::clone(&opened.root),
-            store: around.store,
-            number: opened.replica.number(),
-            catalogue: Arc::clone(opened.replica.catalogue()),
-        };
-        let open = self.assemble(opened, runtime).map_err(|e| format!("no thread: {e}"))?;
-        self.open = Some(open);
-        self.verified_at = Instant::now();
-        // The watcher first: what changes while the scan reads must not be missed.
-        self.watch();
-        self.apply_policy().map_err(|e| e.to_string())?;
-        self.counter.open(stock);
-        self.want_scan(Scope::Whole);
-        Ok(())
-    }
-
-    fn assemble(&mut self, opened: Opened, runtime: &Handle) -> std::io::Result<Open> {
-        let (rules, problems) = IgnoreRules::load(&opened.root);
-        let mut standing_problems = BTreeMap::new();
-        for problem in problems.into_iter().chain(opened.problems) {
-            note(&mut standing_problems, problem);
-        }
-        let (store, share) = (Arc::clone(&self.around.store), opened.replica.number());
-        let (reads, read_jobs) = std_mpsc::channel();
-        let (found, scan_events) = mpsc::channel(SCAN_EVENTS_MAX);
-        let counters = Arc::clone(&self.around.counters);
-        let scanner = std::thread::Builder::new()
-            .name("scan".into())
-            .spawn(move || scanner::run(&read_jobs, &store, share, &counters, &found))?;
-        let (jobs, fetch_jobs) = mpsc::channel(JOBS_MAX);
-        let (outcomes_in, outcomes) = mpsc::channel(OUTCOMES_MAX);
-        let ground = Ground {
-            share: self.config.name.clone(),
-            number: share,
-            root: Arc::clone(&opened.root),
-            store: Arc::clone(&self.around.store),
-            catalogue: Arc::clone(opened.replica.catalogue()),
-            counters: Arc::clone(&self.around.counters),
-            transfers: Arc::clone(&self.around.transfers),
-            slots: Arc::default(),
-            sources: self.sources.subscribe(),
-            outcomes: outcomes_in,
-        };
-        Ok(Open {
-            root: opened.root,
-            replica: opened.replica,
-            rules: Arc::new(rules),
-            reads,
-            scanning: None,
-            scanning_whole: false,
-            scan_events,
-            placed_meanwhile: BTreeSet::new(),
-            verified: BTreeMap::new(),
-            hints: mpsc::channel(HINTS_MAX).1,
-            watcher: None,
-            scan_problems: BTreeMap::new(),
-            standing_problems,
-            local_changes: BTreeMap::new(),
-            receive_only: BTreeMap::new(),
-            place_problems: BTreeMap::new(),
-            work: Work::left_over(),
-            jobs,
-            outcomes,
-            fetching: runtime.spawn(fetch::run(ground, fetch_jobs)),
-            scanner: Some(scanner),
-        })
-    }
-
-    /// The share cannot go on; it is opened again later.
-    pub(crate) fn fail(&mut self, error: String) {
-        tracing::error!(share = %self.config.name, error, "the share stops");
-        self.error = Some(error);
-        self.reopen_at = Instant::now() + REOPEN_EVERY;
-        self.withdraw_from_all();
-        if let Some(open) = self.open.take() {
-            open.shut();
-        }
-        self.forget_run();
-    }
-
-    fn close(&mut self, runtime: &Handle) {
-        self.withdraw_from_all();
-        if let Some(open) = self.open.take()
-            && let Some(fetching) = open.shut()
-        {
-            // Aborted tasks end at their next step; one that hangs on a disk is not waited for.
-            let ended = async { tokio::time::timeout(FETCHING_END_WAIT, fetching).await };
-            let _ = runtime.block_on(ended);
-        }
-        self.forget_run();
-    }
-
-    fn forget_run(&mut self) {
-        self.counter.close();
-        self.ready = false;
-        self.gone = Gone::default();
-        (self.scan_wanted, self.scanned_at, self.acks_since, self.unsaid) =
-            (None, None, None, None);
-        self.rules_changed = false;
-        self.dirty = true;
-    }
-
-    fn set_peers(&mut self, peers: BTreeMap<NodeId, String>) {
-        self.counter.set_peers(peers.clone());
-        self.peers = peers;
-        self.part_from_unlisted();
-        self.dirty = true;
-    }
-}
-
-impl Open {
-    /// Ends everything that works for this folder; the fetching task ends soon after.
-    fn shut(mut self) -> Option<tokio::task::JoinHandle<()>> {
-        if let Some(scan) = &self.scanning {
-            scan.cancel();
-        }
-        let scanner = self.scanner.take();
-        // Receivers go first: whoever waits for room in them is woken up.
-        let Open { reads, scan_events, hints, watcher, jobs, outcomes, fetching, .. } = self;
-        drop((reads, scan_events, hints, jobs, outcomes));
-        drop(watcher);
-        if let Some(scanner) = scanner {
-            // A panic of the thread has been printed where it happened.
-            let _ = scanner.join();
-        }
-        Some(fetching)
     }
 }
 

@@ -2,6 +2,8 @@ use highwater_core::{Mode, Mtime};
 
 use highwater_core::Version;
 
+use highwater_core::ContentHash;
+
 use super::*;
 
 /// Nothing is kept out.

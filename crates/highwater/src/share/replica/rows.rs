@@ -1,0 +1,105 @@
+//! How a decision becomes rows of one commit, and what is counted with them.
+
+use highwater_core::log::Actor;
+use highwater_core::merge::is_conflict_key;
+use highwater_core::{ContentHash, Entry, Manifest, SMALL_BYTES_MAX};
+use highwater_folder::StatPrint;
+use highwater_store::{EntryRow, LogRow, StoreError, WantClass, WantRow};
+
+use super::{Replica, encode_print};
+
+impl Replica {
+    /// Moves an entry to the end of the log. `old` is the index row as [`Replica::entry`] has it.
+    pub(super) fn append(
+        &mut self,
+        entry: Entry,
+        print: Option<&StatPrint>,
+        learned_from: Option<Actor>,
+        old: Option<EntryRow>,
+    ) -> Result<(), StoreError> {
+        let seq = self.head.next();
+        let digest = self.digest.append(seq, &entry);
+        let log = LogRow { key: entry.key.clone(), digest };
+        let row = EntryRow { entry, seq, print: print.and_then(encode_print), learned_from };
+        if let Some(old) = &old {
+            self.uncount(old);
+        }
+        self.count(&row.entry, 1);
+        if let Some((content, _)) = row.entry.kind.content() {
+            self.catalogue.add(&content, seq);
+        }
+        if let Some(old) = &old {
+            self.drop_manifest_of(old);
+        }
+        self.pending.append(self.number(), &row, &log, old.map(|old| old.seq));
+        self.touched.insert(row.entry.key);
+        (self.head, self.digest) = (seq, digest);
+        Ok(())
+    }
+
+    /// Records a manifest together with the entry that needs it.
+    pub(crate) fn keep_manifest(&mut self, manifest: &Manifest) {
+        self.pending.put_manifest(self.number(), manifest);
+        self.catalogue.add_chunks(manifest);
+    }
+
+    /// Forgets that a content is staged: it has been put in place.
+    pub(crate) fn forget_stage(&mut self, content: &ContentHash, chunks: usize) {
+        self.pending.delete_stage(self.number(), content, chunks);
+    }
+
+    pub(super) fn drop_manifest_of(&mut self, old: &EntryRow) {
+        let Some((content, size)) = old.entry.kind.content() else { return };
+        if size <= SMALL_BYTES_MAX || self.catalogue.may_hold(&content) {
+            return;
+        }
+        let least = highwater_core::ChunkSizes::for_content(size).min as u64;
+        let chunks_max = size.div_ceil(least) as usize;
+        self.pending.delete_manifest(self.number(), &content, chunks_max);
+    }
+
+    pub(super) fn put_want(&mut self, class: WantClass, entry: Entry, learned_from: Option<Actor>) {
+        self.count_want(class, &entry, 1);
+        self.touched_wants.insert(entry.key.clone());
+        self.new_wants.push(entry.key.clone());
+        self.pending.put_want(self.number(), class, &WantRow { entry, learned_from });
+    }
+
+    pub(super) fn unwant(&mut self, class: WantClass, entry: &Entry) {
+        self.count_want(class, entry, -1);
+        self.touched_wants.insert(entry.key.clone());
+        self.pending.delete_want(self.number(), class, &entry.key);
+    }
+
+    pub(super) fn count_want(&mut self, class: WantClass, entry: &Entry, by: i64) {
+        let counter = match class {
+            WantClass::Live => &mut self.wanted.live,
+            WantClass::Tombstone => &mut self.wanted.tombstones,
+            WantClass::Held => &mut self.wanted.held,
+        };
+        *counter = counter.saturating_add_signed(by);
+        if class == WantClass::Live {
+            let bytes = i64::try_from(entry.kind.size()).unwrap_or(i64::MAX);
+            self.wanted.bytes = self.wanted.bytes.saturating_add_signed(bytes * by);
+        }
+    }
+
+    pub(super) fn uncount(&mut self, row: &EntryRow) {
+        self.count(&row.entry, -1);
+        if let Some((content, _)) = row.entry.kind.content() {
+            self.catalogue.remove(&content, row.seq);
+        }
+    }
+
+    pub(super) fn count(&mut self, entry: &Entry, by: i64) {
+        if !entry.kind.is_live() {
+            return;
+        }
+        let bytes = i64::try_from(entry.kind.size()).unwrap_or(i64::MAX);
+        self.totals.entries = self.totals.entries.saturating_add_signed(by);
+        self.totals.bytes = self.totals.bytes.saturating_add_signed(bytes * by);
+        if is_conflict_key(&entry.key) {
+            self.totals.conflicts = self.totals.conflicts.saturating_add_signed(by);
+        }
+    }
+}
