@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 
 use crate::commit::Commit;
 use crate::rows::{
-    EntryRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS, SHARES, ShareNumber, ShareRow, StageRow,
-    WantClass, WantRow, content_key, entry_key, in_share, log_key, part_key, peer_key, share_key,
-    want_key, want_prefix,
+    BITMAP_PART_WORDS, EntryRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS, SHARES, ShareNumber,
+    ShareRow, StageRow, WantClass, WantRow, content_key, entry_key, in_share, log_key, part_key,
+    peer_key, share_key, want_key, want_prefix,
 };
 use crate::sled::{Database, DatabaseError};
 
@@ -389,9 +389,10 @@ impl Store {
             return Ok(None);
         };
         let mut words = Vec::new();
-        for part in 0..chunks.div_ceil(64 * crate::rows::BITMAP_PART_WORDS) {
+        for part in 0..chunks.div_ceil(64 * BITMAP_PART_WORDS) {
             let part: Option<Vec<u64>> = self.row(&part_key(b'u', share, content, part))?;
-            words.extend(part.unwrap_or_default());
+            // A part that was empty ever since is not stored, but those behind it may be.
+            words.extend(part.unwrap_or_else(|| vec![0; BITMAP_PART_WORDS]));
         }
         Ok(Some((row, ChunkSet::from_words(words, chunks))))
     }
@@ -436,4 +437,60 @@ fn content_in(key: &[u8]) -> Result<ContentHash, StoreError> {
     bytes
         .map(ContentHash::from_bytes)
         .ok_or_else(|| StoreError::Damaged("a content hash has the wrong length".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARE: ShareNumber = ShareNumber(1);
+    const NODE: NodeId = NodeId::from_bytes([2; 32]);
+    const CONTENT: ContentHash = ContentHash::from_bytes([3; 32]);
+
+    /// Writes rows past the store.
+    fn write(dir: &Path, rows: impl IntoIterator<Item = (Vec<u8>, &'static [u8])>) {
+        let rows = rows.into_iter().map(|(key, value)| (key, Some(value.to_vec())));
+        let database = Database::open(dir).expect("opened");
+        database.apply(rows.collect()).and_then(|()| database.sync()).expect("written");
+    }
+
+    #[test]
+    fn a_damaged_row_is_an_error_and_not_a_missing_row() {
+        type Read = fn(&Store) -> Option<StoreError>;
+        let (name, key): (ShareName, Key) =
+            ("docs".parse().expect("a name"), "a".parse().expect("a key"));
+        let rows: [(Vec<u8>, Read); 10] = [
+            (share_key(&name), |store| store.unused_share_number().err()),
+            (entry_key(SHARE, &key), |store| store.entries(SHARE, None).find_map(Result::err)),
+            (log_key(SHARE, Seq(1)), |store| store.log_at(SHARE, Seq(1)).err()),
+            (in_share(b'l', SHARE, b"short"), |store| store.head(SHARE).err()),
+            (want_key(SHARE, WantClass::Held, &key), |store| {
+                store.wants(SHARE, WantClass::Held, None).find_map(Result::err)
+            }),
+            (peer_key(SHARE, &NODE), |store| store.peer(SHARE, &NODE).err()),
+            (part_key(b'm', SHARE, &CONTENT, 0), |store| store.manifest(SHARE, &CONTENT, 1).err()),
+            (in_share(b'm', SHARE, b"short"), |store| store.manifests(SHARE).find_map(Result::err)),
+            (content_key(b't', SHARE, &CONTENT), |store| store.stage(SHARE, &CONTENT, 1).err()),
+            (in_share(b't', SHARE, b"short"), |store| store.stages(SHARE).find_map(Result::err)),
+        ];
+        for (damaged, read) in rows {
+            let dir = tempfile::TempDir::new().expect("a temporary directory");
+            write(dir.path(), [(damaged.clone(), &[0xff; 3][..])]);
+            let error = read(&Store::open(dir.path()).expect("opened"));
+            assert!(matches!(error, Some(StoreError::Damaged(_))), "{damaged:?}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_of_another_format_is_refused_and_stays_as_it_is() {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let share = share_key(&"docs".parse().expect("a name"));
+        write(dir.path(), [(FORMAT_KEY.to_vec(), &b"highwater store 2"[..]), (share, b"new")]);
+        let error = Store::open(dir.path()).expect_err("another format");
+        assert!(matches!(error, OpenError::OtherFormat { .. }), "{error:?}");
+        assert!(error.to_string().contains("highwater store 2"), "{error}");
+        let database = Database::open(dir.path()).expect("opened");
+        let rows: Vec<_> = database.scan(b"", b"").map(|row| row.expect("readable").1).collect();
+        assert_eq!(rows, [&b"highwater store 2"[..], b"new"]);
+    }
 }
