@@ -13,7 +13,7 @@ use highwater_core::fetch::{ChunkSet, Run};
 use highwater_core::wire::RequestId;
 use highwater_core::{ChunkId, ContentHash, Manifest, PrefixHasher, PrefixState};
 use highwater_folder::{Root, Slot, StageError, StageFile};
-use highwater_store::{ShareNumber, StageRow, Store};
+use highwater_store::{Commit, ShareNumber, StageRow, Store};
 
 use crate::counters::Counters;
 use crate::share::catalogue::Catalogue;
@@ -83,7 +83,12 @@ impl Writer {
             {
                 (file, held, row.prefix, row.acked)
             }
-            _ => {
+            (_, recorded) => {
+                if recorded.is_some() {
+                    let mut commit = Commit::new();
+                    commit.delete_stage(share, &manifest.content(), chunks);
+                    store.commit(commit)?;
+                }
                 let file = root.stage().create(&slot, manifest.size())?;
                 (file, ChunkSet::empty(chunks), PrefixState::default(), 0)
             }

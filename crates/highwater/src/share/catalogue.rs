@@ -7,15 +7,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use highwater_core::{ChunkId, ContentHash, EntryKind, Manifest, Seq};
+use highwater_core::{ChunkId, ContentHash, EntryKind, Key, Manifest, Seq};
 use highwater_store::{EntryRow, ShareNumber, Store, StoreError};
 
 /// Most chunks that are remembered for reuse, at about 40 bytes each. Beyond it new chunks are
 /// fetched rather than found.
 const CHUNKS_MAX: usize = 2 << 20;
 
-/// Rows with one content that are looked at. A position can be stale for a moment only, and
-/// thousands of files may be equal.
+/// Rows with one content that are looked at, the newest first. A position can be stale for a moment
+/// only, and thousands of files may be equal.
 const ROWS_TRIED_MAX: usize = 8;
 
 /// The catalogue of one share, shared between its tasks.
@@ -88,6 +88,21 @@ impl Catalogue {
         })
     }
 
+    /// Whether this content stands under a key that is not one of `gone`.
+    pub(crate) fn stands_beside(
+        &self,
+        store: &Store,
+        share: ShareNumber,
+        content: &ContentHash,
+        gone: &BTreeSet<Key>,
+    ) -> Result<bool, StoreError> {
+        let found = self.row_of(store, share, short(content.as_bytes()), |row| {
+            let holds = row.entry.kind.content().is_some_and(|(found, _)| found == *content);
+            holds && !gone.contains(&row.entry.key)
+        })?;
+        Ok(found.is_some())
+    }
+
     /// Where a chunk may stand. Its bytes must be looked at.
     pub(crate) fn find_chunk(
         &self,
@@ -116,7 +131,7 @@ impl Catalogue {
         let seqs: Vec<Seq> = {
             let shelves = self.shelves();
             let range = (content, Seq::ZERO)..=(content, Seq(u64::MAX));
-            shelves.contents.range(range).take(ROWS_TRIED_MAX).map(|&(_, seq)| seq).collect()
+            shelves.contents.range(range).rev().take(ROWS_TRIED_MAX).map(|&(_, seq)| seq).collect()
         };
         for seq in seqs {
             let Some(log) = store.log_at(share, seq)? else { continue };

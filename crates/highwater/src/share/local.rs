@@ -91,9 +91,7 @@ impl Actor {
         }
         let Some(scope) = self.scan_wanted.take() else { return };
         let progress = Arc::new(ScanProgress::default());
-        if scope == Scope::Whole {
-            open.scan_problems.clear();
-        }
+        open.forget_scan_problems(&scope);
         open.scanning_whole = scope == Scope::Whole;
         let job = ScanJob {
             scope,
@@ -222,8 +220,9 @@ impl Actor {
             return self.flush();
         }
         let live = open.replica.totals().entries;
-        let all = keys.len() + self.gone.held.len();
-        if guard.holds_back(all as u64, live) {
+        let all: BTreeSet<Key> = keys.iter().chain(&self.gone.held).cloned().collect();
+        let many = guard.holds_back(all.len() as u64, live);
+        if many && guard.holds_back(open.count_lost(&all)?, live) {
             self.gone.held.extend(keys);
             self.gone.held.sort_unstable_by(|a, b| b.cmp(a));
             self.gone.held.dedup();
@@ -378,6 +377,38 @@ impl Actor {
 }
 
 impl Open {
+    /// How many entries are lost with `gone`. Files whose content stands elsewhere in the share were
+    /// moved, and so were their directories if that is true of all files.
+    fn count_lost(&mut self, gone: &BTreeSet<Key>) -> Result<u64, StoreError> {
+        let (mut lost, mut others) = (0, 0);
+        let (store, number) = (Arc::clone(self.replica.store()), self.replica.number());
+        let catalogue = Arc::clone(self.replica.catalogue());
+        for key in gone {
+            let row = self.replica.entry(key)?;
+            match row.and_then(|row| row.entry.kind.content()) {
+                None => others += 1,
+                Some((content, _)) => {
+                    lost += u64::from(!catalogue.stands_beside(&store, number, &content, gone)?);
+                }
+            }
+        }
+        Ok(if lost == 0 { 0 } else { lost + others })
+    }
+
+    /// What is about to be read again is judged again.
+    fn forget_scan_problems(&mut self, scope: &Scope) {
+        match scope {
+            Scope::Whole => self.scan_problems.clear(),
+            Scope::Paths(paths) => self.scan_problems.retain(|path, _| {
+                let within = |key: &Key| {
+                    path.strip_prefix(key.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                !paths.iter().any(within)
+            }),
+        }
+    }
+
     /// The key of a finding that was overtaken: since the scan began, something was put in place
     /// there, and what the scan saw is not what stands there now.
     fn outdated(&self, finding: &Finding) -> Option<Key> {
