@@ -101,6 +101,26 @@ fn a_mass_delete_is_held_until_it_is_confirmed() {
 }
 
 #[test]
+fn a_large_tree_that_is_renamed_is_no_mass_delete_and_moves_no_content() {
+    with_cluster(&["a", "b"], &[(B, A)], |cluster| {
+        const FILES: u64 = 1_500;
+        tree::write_many(&cluster.folder(B).join("old"), FILES, 100, 1)?;
+        cluster.start_all()?;
+        cluster.wait_agreed(PATIENCE)?;
+        let before = cluster.nodes[A].status()?.counters.content_bytes_received;
+        fs::rename(cluster.folder(B).join("old"), cluster.folder(B).join("new"))?;
+        cluster.nodes[A].wait_until("the new tree is here", PATIENCE, |status: &Status| {
+            status.counters.entries_applied >= 2 * FILES
+        })?;
+        cluster.wait_agreed(PATIENCE)?;
+        ensure!(!cluster.folder(A).join("old").exists(), "the old name is still there");
+        let after = cluster.nodes[A].status()?.counters.content_bytes_received;
+        ensure!(after == before, "{} bytes crossed for a rename", after - before);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_mass_delete_that_is_reverted_brings_the_files_back() {
     with_cluster(&["a", "b"], &[(B, A)], |cluster| {
         let tree = mass_delete(cluster)?;
