@@ -202,7 +202,11 @@ impl Actor {
         let judged = intake::judge(offer.pulled, replica.epoch(), replica.head(), digest_at);
         if judged == LogStanding::RolledBack {
             tracing::warn!(share = %self.config.name, "a peer has seen more of this log than there is: new epoch");
-            replica.take_new_epoch()?;
+            let epoch = replica.epoch();
+            let pushed = self.peers.keys().filter_map(|peer| replica.peer(peer).ok()?.pushed);
+            let known =
+                pushed.filter(|pushed| pushed.epoch == epoch).map(|pushed| pushed.seq).max();
+            replica.take_new_epoch(known.unwrap_or(Seq::ZERO))?;
             for peer in self.links.values_mut() {
                 (peer.offered, peer.outlet) = (false, None);
             }

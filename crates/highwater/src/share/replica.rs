@@ -12,7 +12,7 @@ use highwater_core::log::{Actor, Checkpoint};
 use highwater_core::merge::{Merge, Side, conflict_key, merge};
 use highwater_core::observe::Observer;
 use highwater_core::{
-    Entry, EntryKind, Epoch, Key, LogDigest, Manifest, NodeId, Seq, ShareName, WallTime,
+    Entry, EntryKind, Epoch, Key, LogDigest, Manifest, NodeId, Seq, ShareName, Version, WallTime,
 };
 use highwater_folder::StatPrint;
 use highwater_store::{
@@ -509,11 +509,33 @@ impl Replica {
         Checkpoint { epoch: self.row.epoch, seq: self.head, digest: self.digest }
     }
 
-    /// Begins another history: this one was found to be broken.
-    pub(crate) fn take_new_epoch(&mut self) -> Result<(), StoreError> {
+    /// Begins another history: peers have seen more of this one than there is, so the store was
+    /// restored from an older copy. What was changed here behind `known`, the last position that a
+    /// peer is sure to have from before, may have been given positions that were given out already.
+    /// Such changes are made anew: where a peer knows something else by the same name, both stay.
+    pub(crate) fn take_new_epoch(&mut self, known: Seq) -> Result<(), StoreError> {
+        self.flush()?;
+        let old = self.actor;
         self.row.epoch = random_epoch();
         self.actor = self.row.epoch.actor(&self.node, &self.name);
         self.pending.put_share(&self.name, &self.row);
+        let store = Arc::clone(&self.store);
+        for log in store.log_after(self.number(), known) {
+            let (seq, log) = log?;
+            let Some(row) = store.entry(self.number(), &log.key)?.filter(|row| row.seq == seq)
+            else {
+                continue;
+            };
+            let others = row.entry.version.counters().filter(|(actor, _)| *actor != old);
+            let others = Version::from_counters(others);
+            let own = row.entry.version.counters().find(|(actor, _)| *actor == old);
+            if own.is_some_and(|(_, counter)| counter > known) {
+                let version = others.with_change(self.actor, self.head.next());
+                let print = decode_print(row.print.as_deref());
+                let entry = Entry { version, ..row.entry.clone() };
+                self.append(entry, print.as_ref(), None, Some(row))?;
+            }
+        }
         self.flush()
     }
 }

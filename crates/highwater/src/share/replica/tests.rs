@@ -1,7 +1,5 @@
 use highwater_core::{Mode, Mtime};
 
-use highwater_core::Version;
-
 use highwater_core::ContentHash;
 
 use super::*;
@@ -283,6 +281,40 @@ fn what_was_lost_without_being_deleted_is_wanted_back_as_it_was() {
     assert_eq!(b.live(), before);
     meet(&mut a, &mut b);
     assert_eq!(a.live(), before);
+}
+
+/// A disk image is put back with the folder, the store and the marker in it: nothing here tells of
+/// it, and the next change is given a position that another change once had.
+#[test]
+fn an_edit_after_a_whole_machine_was_restored_is_not_lost() {
+    let (mut a, mut b) = apart();
+    let known = a.replica.head();
+    let image = tempfile::tempdir().expect("a temporary directory");
+    copy_dir(a.dir.path(), image.path());
+    a.sees("plan.txt", "before the restore", 20);
+    a.sees("plan.txt", "before the restore, again", 21);
+    b.hears(&a);
+    b.applies();
+    drop(a);
+    let store = Arc::new(Store::open(image.path()).expect("the image"));
+    let mut a = Node { replica: open(store, 1, History::Continuous), dir: image };
+    a.sees("plan.txt", "after the restore", 30);
+    a.replica.take_new_epoch(known).expect("a new epoch");
+    meet(&mut a, &mut b);
+    assert_eq!(a.contents(), sorted(["before the restore, again", "after the restore"]));
+}
+
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    for entry in std::fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            std::fs::create_dir(&target).expect("a directory");
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("copied");
+        }
+    }
 }
 
 #[test]
