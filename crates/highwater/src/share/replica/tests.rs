@@ -1,3 +1,6 @@
+//! What becomes of states that are seen, heard of and put in place, on stores of their own: nodes
+//! here exchange their logs by hand.
+
 use highwater_core::{Mode, Mtime};
 
 use highwater_core::ContentHash;
