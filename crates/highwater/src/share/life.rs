@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use highwater_core::NodeId;
 use highwater_folder::{IgnoreRules, Scope};
+use highwater_store::PeerRow;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -17,6 +18,7 @@ use super::actor::{Actor, Open};
 use super::local::{Gone, HINTS_MAX, note};
 use super::open::{Opened, open};
 use super::plan::Work;
+use super::replica::History;
 use super::scanner::SCAN_EVENTS_MAX;
 use super::{Stock, scanner};
 use crate::fetch::{self, Ground};
@@ -55,7 +57,12 @@ impl Actor {
 
     fn begin(&mut self, runtime: &Handle) -> Result<(), String> {
         let around = self.around.clone();
-        let opened = open(&self.config, around.node, &around.store).map_err(|e| e.to_string())?;
+        let mut opened =
+            open(&self.config, around.node, &around.store).map_err(|e| e.to_string())?;
+        if opened.replica.history != History::Continuous {
+            // What peers learned from the lost history they did not send back.
+            self.peers.keys().for_each(|peer| opened.replica.put_peer(peer, PeerRow::default()));
+        }
         let stock = Stock {
             root: Arc::clone(&opened.root),
             store: around.store,

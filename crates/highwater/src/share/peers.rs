@@ -8,7 +8,7 @@ use highwater_core::intake::{self, Standing as LogStanding, advance, resume_at};
 use highwater_core::log::Checkpoint;
 use highwater_core::wire::{Ack, Batch, Control, Goodbye, Offer, Standing};
 use highwater_core::{NodeId, Seq};
-use highwater_store::StoreError;
+use highwater_store::{PeerRow, StoreError};
 use tokio::sync::mpsc;
 
 use super::actor::Actor;
@@ -202,16 +202,7 @@ impl Actor {
         let judged = intake::judge(offer.pulled, replica.epoch(), replica.head(), digest_at);
         if judged == LogStanding::RolledBack {
             tracing::warn!(share = %self.config.name, "a peer has seen more of this log than there is: new epoch");
-            let epoch = replica.epoch();
-            let pushed = self.peers.keys().filter_map(|peer| replica.peer(peer).ok()?.pushed);
-            let known =
-                pushed.filter(|pushed| pushed.epoch == epoch).map(|pushed| pushed.seq).max();
-            replica.take_new_epoch(known.unwrap_or(Seq::ZERO))?;
-            for peer in self.links.values_mut() {
-                (peer.offered, peer.outlet) = (false, None);
-            }
-            self.early_offers.insert(link, offer.clone());
-            return self.offer_to_all();
+            return self.begin_anew();
         }
         let from = match judged {
             LogStanding::From(seq) => seq,
@@ -230,6 +221,23 @@ impl Actor {
         self.tell_sources();
         // It has forgotten what it was offered before: it began anew.
         if offered { Ok(()) } else { self.offer_to_all() }
+    }
+
+    /// Begins another history, and with every peer from the start of both logs: what a peer learned
+    /// from this node it did not send back, and this node has lost it.
+    fn begin_anew(&mut self) -> Result<(), StoreError> {
+        self.withdraw_from_all();
+        self.early_offers.clear();
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let replica = &mut open.replica;
+        let (epoch, mut known) = (replica.epoch(), Seq::ZERO);
+        for peer in self.peers.keys() {
+            let pushed = replica.peer(peer)?.pushed.filter(|pushed| pushed.epoch == epoch);
+            known = known.max(pushed.map_or(Seq::ZERO, |pushed| pushed.seq));
+            replica.put_peer(peer, PeerRow::default());
+        }
+        replica.take_new_epoch(known)?;
+        self.offer_to_all()
     }
 
     /// A piece of a peer's log: wanted and checkpoint become durable together, then it is
