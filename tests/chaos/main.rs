@@ -5,6 +5,7 @@
 mod edits;
 mod folder;
 mod identity;
+mod restore;
 mod resume;
 mod scale;
 mod topology;
