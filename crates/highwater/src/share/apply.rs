@@ -382,7 +382,11 @@ impl Open {
         };
         self.cannot_place(&key, kind, error.to_string());
         self.discard_fresh(step.staged.as_ref());
-        self.work.defer(key, LATER);
+        if matches!(error, PlaceError::NoRoom { .. }) {
+            self.work.disk_is_full();
+        } else {
+            self.work.defer(key, LATER);
+        }
     }
 
     /// What is staged there is not what it should be: it is fetched from its beginning.

@@ -44,6 +44,8 @@ pub(crate) struct Work {
     unavailable: BTreeSet<Key>,
     /// There is more in the store than is at work.
     pub(crate) more: bool,
+    /// The disk is full: nothing that needs room is begun before then.
+    full_until: Option<Instant>,
     /// Jobs that the fetching task has no room for yet.
     pub(crate) jobs: Vec<Job>,
     /// Whether the last turn put something in place: more may be ready because of it.
@@ -60,8 +62,21 @@ impl Work {
         self.deferred.insert(key, Instant::now() + wait);
     }
 
+    /// When something is to be tried again.
     pub(crate) fn next_deferred(&self) -> Option<Instant> {
-        self.deferred.values().min().copied()
+        let next = self.deferred.values().min().copied();
+        self.full_until.map_or(next, |until| Some(next.map_or(until, |next| next.max(until))))
+    }
+
+    /// The disk is full: what waits for room goes back to the store, and is begun again later.
+    pub(crate) fn disk_is_full(&mut self) {
+        self.full_until = Some(Instant::now() + LATER);
+        self.more = true;
+    }
+
+    fn is_full(&mut self) -> bool {
+        self.full_until = self.full_until.filter(|until| *until > Instant::now());
+        self.full_until.is_some()
     }
 
     /// Whether another turn can do something though nothing happens.
@@ -127,19 +142,22 @@ impl Actor {
             return Ok(());
         }
         let mut copies = Vec::new();
+        let full = open.work.is_full();
         for key in open.replica.take_new_wants() {
             open.drop_ready(&key);
             open.work.drop_key(&key);
             open.place_problems.remove(key.as_str());
             // What waits in the store comes first: it may be a directory that this one lies in.
-            if !open.work.more && open.work.len() < ACTIVE_MAX {
+            if !open.work.more && !full && open.work.len() < ACTIVE_MAX {
                 open.plan_key(key, &mut copies)?;
             } else {
                 open.work.more = true;
             }
         }
-        open.retry_deferred(&mut copies)?;
-        if open.work.more && open.work.len() < ACTIVE_MAX / 4 {
+        if !full {
+            open.retry_deferred(&mut copies)?;
+        }
+        if open.work.more && !full && open.work.len() < ACTIVE_MAX / 4 {
             open.fill_up(&mut copies)?;
         }
         open.send_copies(copies);
@@ -256,7 +274,9 @@ impl Open {
     }
 
     fn make_deletes_ready(&mut self) -> Result<(), StoreError> {
-        let busy = !self.work.copying.is_empty() || self.work.more;
+        // On a full disk deletes are what helps.
+        let more = self.work.more && !self.work.is_full();
+        let busy = !self.work.copying.is_empty() || more;
         if busy || self.replica.wanted().tombstones == 0 || !self.work.ready_deletes.is_empty() {
             return Ok(());
         }
@@ -305,7 +325,10 @@ impl Open {
                 (Duration::ZERO, None)
             }
             FetchError::Unavailable => (LATER, None),
-            FetchError::NoRoom(_) => (LATER, Some("no_room")),
+            FetchError::NoRoom(_) => {
+                self.work.disk_is_full();
+                (LATER, Some("no_room"))
+            }
             FetchError::Local(_) | FetchError::WrongManifest => (LATER, Some("no_content")),
         };
         for key in keys {
@@ -313,8 +336,10 @@ impl Open {
             if let Some(kind) = kind {
                 self.cannot_place(&key, kind, why.to_string());
             }
-            if matches!(why, FetchError::Unavailable) {
-                self.work.unavailable.insert(key.clone());
+            match why {
+                FetchError::NoRoom(_) => continue,
+                FetchError::Unavailable => drop(self.work.unavailable.insert(key.clone())),
+                _ => {}
             }
             self.work.defer(key, wait);
         }
