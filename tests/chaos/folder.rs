@@ -161,14 +161,19 @@ fn a_restart_reads_no_unchanged_file_again() {
     });
 }
 
+/// B takes the share's changes and gives none.
+fn let_only_receive(cluster: &mut Cluster) -> Result<()> {
+    let path = cluster.folder(B);
+    let path = path.to_str().context("not UTF-8")?;
+    cluster.nodes[B].run(&["share", "remove", SHARE])?;
+    cluster.nodes[B].run(&["share", "add", SHARE, path, "--mode", "receive-only"])?;
+    cluster.link(B, A)
+}
+
 #[test]
 fn a_receive_only_share_takes_and_does_not_give() {
     with_cluster(&["a", "b"], &[], |cluster| {
-        let path = cluster.folder(B);
-        let path = path.to_str().context("not UTF-8")?;
-        cluster.nodes[B].run(&["share", "remove", SHARE])?;
-        cluster.nodes[B].run(&["share", "add", SHARE, path, "--mode", "receive-only"])?;
-        cluster.link(B, A)?;
+        let_only_receive(cluster)?;
         fs::write(cluster.folder(B).join("of b"), "stays here")?;
         fs::write(cluster.folder(A).join("of a"), "goes out")?;
         cluster.start_all()?;
@@ -180,6 +185,33 @@ fn a_receive_only_share_takes_and_does_not_give() {
         fs::write(cluster.folder(A).join("of a, later"), "goes out too")?;
         cluster.nodes[B].wait_until("the second is here", PATIENCE, arrived("of a, later"))?;
         ensure!(!cluster.folder(A).join("of b").exists(), "a receive-only share gave");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_change_in_a_receive_only_share_stays_beside_the_peers_newer_one() {
+    with_cluster(&["a", "b"], &[], |cluster| {
+        let_only_receive(cluster)?;
+        fs::write(cluster.folder(A).join("plan"), "first")?;
+        cluster.start_all()?;
+        let plan = cluster.folder(B).join("plan");
+        let holds = |text: &'static str| {
+            let plan = plan.clone();
+            move |_: &Status| fs::read_to_string(&plan).is_ok_and(|found| found == text)
+        };
+        cluster.nodes[B].wait_until("the first version is here", PATIENCE, holds("first"))?;
+        fs::write(&plan, "of b")?;
+        let noticed =
+            |status: &Status| status.share(SHARE).is_some_and(|share| !share.problems.is_empty());
+        cluster.nodes[B].wait_until("the local change is reported", PATIENCE, noticed)?;
+        fs::write(cluster.folder(A).join("plan"), "of a, later")?;
+        cluster.nodes[B].wait_until("the newer version is here", PATIENCE, holds("of a, later"))?;
+        let kept = oracle::read_tree(&cluster.folder(B))?;
+        let copies =
+            kept.keys().filter(|key| key.to_string_lossy().contains("plan.conflict-")).count();
+        ensure!(copies == 1, "B holds {:?}", kept.keys());
+        ensure!(oracle::read_tree(&cluster.folder(A))?.len() == 1, "a receive-only share gave");
         Ok(())
     });
 }
