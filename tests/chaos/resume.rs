@@ -51,13 +51,20 @@ enum Place {
     Acknowledged(u64),
     /// The same, and then content passes whose acknowledgement does not.
     BetweenDataAndAck(u64),
+    /// In the last chunks, on a line that is slow enough to meet them.
+    End,
 }
 
-const PLACES: [Place; 4] = [
+/// Where the line becomes slow: what is on its way then ends before the last chunks.
+const NEAR_END: u64 = SIZE - 6 * MIB;
+const SLOW: u64 = 1_000_000;
+
+const PLACES: [Place; 5] = [
     Place::Acknowledged(1),
     Place::Acknowledged(SIZE / 2),
     Place::BetweenDataAndAck(SIZE / 3),
     Place::Acknowledged(SIZE - 9 * MIB),
+    Place::End,
 ];
 
 #[test]
@@ -121,13 +128,20 @@ fn break_and_resume(cluster: &mut Cluster, fault: Fault, place: Place) -> Result
 
 /// Waits until the transfer has come to `place`; B's last word there.
 fn reach(cluster: &Cluster, place: Place) -> Result<Status> {
-    let (Place::Acknowledged(offset) | Place::BetweenDataAndAck(offset)) = place;
-    let here = |status: &Status| acked(status).is_some_and(|acked| acked >= offset);
-    let status = cluster.nodes[B].wait_until("the place is reached", PATIENCE, here)?;
-    if place == Place::Acknowledged(offset) {
-        return Ok(status);
-    }
+    let reached = |offset: u64| {
+        let here = move |status: &Status| acked(status).is_some_and(|acked| acked >= offset);
+        cluster.nodes[B].wait_until("the place is reached", PATIENCE, here)
+    };
     let proxy = cluster.proxy(A, B);
+    match place {
+        Place::Acknowledged(offset) => return reached(offset),
+        Place::End => {
+            reached(NEAR_END)?;
+            proxy.set(Direction::Backward, Faults::rate(SLOW));
+            return reached(SIZE - MIB);
+        }
+        Place::BetweenDataAndAck(offset) => reached(offset)?,
+    };
     proxy.set(Direction::Forward, Faults::frozen());
     let carried = proxy.report().bytes(Direction::Backward);
     wait_for(|| proxy.report().bytes(Direction::Backward) >= carried + UNACKNOWLEDGED)?;
