@@ -27,11 +27,6 @@ impl ContentHash {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
-
-    /// The id of a chunk that is this whole content.
-    pub const fn as_chunk(&self) -> ChunkId {
-        ChunkId(self.0)
-    }
 }
 
 impl fmt::Display for ContentHash {
@@ -115,14 +110,6 @@ impl Manifest {
         }
         offsets.push(offset);
         Some(Self { content, chunks, offsets })
-    }
-
-    /// The manifest of a content that is one chunk (or none, when it is empty).
-    pub fn of_small(content: ContentHash, size: u32) -> Self {
-        let chunk = Chunk { id: content.as_chunk(), length: size };
-        let chunks = if size == 0 { Vec::new() } else { vec![chunk] };
-        let offsets = if size == 0 { vec![0] } else { vec![0, u64::from(size)] };
-        Self { content, chunks, offsets }
     }
 
     /// Whose chunks these are.

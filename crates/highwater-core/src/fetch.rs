@@ -177,11 +177,6 @@ impl<S: Copy + Ord> Fetch<S> {
     pub fn run(&self, id: RequestId) -> Option<Run> {
         self.open.get(&id).map(|(_, run)| *run)
     }
-
-    /// How many requests are open.
-    pub fn open_requests(&self) -> usize {
-        self.open.len()
-    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@
 //! | `t` share, content hash | [`StageRow`] |
 //! | `u` share, content hash, part | [`BITMAP_PART_WORDS`] words of the staged set |
 //!
-//! Values are postcard. They stay below 7 KiB (see `sled.rs`), which is why manifests and bitmaps
-//! come in parts.
+//! Values are postcard. They should stay below 7 KiB (see `sled.rs`), which is why manifests and
+//! bitmaps come in parts.
 
 use highwater_core::content::Chunk;
 use highwater_core::{
@@ -29,7 +29,8 @@ pub const MANIFEST_PART_CHUNKS: usize = 64;
 /// Words in one part of a stored bitmap: 1 KiB, for 8,192 chunks.
 pub const BITMAP_PART_WORDS: usize = 128;
 
-/// A share in row keys: given out once, never reused.
+/// A share in row keys. The number of a share that was dropped may be given out again: no row of it
+/// is left by then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ShareNumber(pub u32);
 

@@ -7,8 +7,9 @@
 //! - An interrupted snapshot leaves `snap.*.generating`, which the next open takes for the newest
 //!   snapshot and refuses. It is removed before opening.
 //! - Its background flusher logs errors and drops them. We flush ourselves and see them.
-//! - A leaf of more than 128 KiB goes to a separate file that is never synced. Values stay below
-//!   7 KiB, and a leaf holds 16 of them.
+//! - A leaf of more than 128 KiB goes to a separate file that is never synced. A leaf holds
+//!   16 values, so they should stay below 7 KiB; an entry with the longest key, the longest link
+//!   target and hundreds of actors can be larger, and that is not prevented.
 //! - Damage can panic instead of returning an error, so opening is wrapped.
 //! - A damaged record ends the log: what stands behind it is gone, and no error says so. The store
 //!   is an older copy of itself then, which generations and digests are there to notice.

@@ -367,11 +367,11 @@ impl Transfer<'_> {
                 self.shown.set_rate(asked.source.rate());
             }
         }
-        self.settle(written).await;
+        self.settle(written);
         Ok(())
     }
 
-    async fn settle(&mut self, written: Written) {
+    fn settle(&mut self, written: Written) {
         for index in written.staged {
             self.fetch.staged(index);
         }
@@ -385,8 +385,8 @@ impl Transfer<'_> {
             };
             let source = Arc::clone(&asked.source);
             tracing::warn!(peer = ?source.peer, key = %self.shown.key, "a chunk arrived damaged");
-            // A link that is down is noticed elsewhere.
-            let _ = source.content.send(complaint).await;
+            // A link that takes nothing now is complained to at the next damaged chunk.
+            let _ = source.content.try_send(complaint);
             self.leave_alone(source.id);
         }
         for id in written.answered.into_iter().chain(written.overlong) {
@@ -476,12 +476,12 @@ impl Transfer<'_> {
         let (durable, acked) = outcome?;
         self.durable = durable;
         self.shown.acked(acked);
-        self.acknowledge(sources, acked).await;
+        self.acknowledge(sources, acked);
         Ok(())
     }
 
     /// Tells those who sent it how far the content is durable here.
-    async fn acknowledge(&self, sources: &[Arc<Source>], offset: u64) {
+    fn acknowledge(&self, sources: &[Arc<Source>], offset: u64) {
         for source in sources.iter().filter(|source| self.served_by.contains(&source.id)) {
             let acked = Acked {
                 share: self.ground.share.clone(),
@@ -489,8 +489,8 @@ impl Transfer<'_> {
                 offset,
                 size: self.manifest.size(),
             };
-            // A link that is down is noticed elsewhere.
-            let _ = source.content.send(Content::Acked(acked)).await;
+            // On a link that takes nothing now the next one says more; the others go on.
+            let _ = source.content.try_send(Content::Acked(acked));
         }
     }
 
@@ -508,7 +508,7 @@ impl Transfer<'_> {
             let file = Arc::clone(&writer.file);
             blocking(move || Ok(file.sync_data()?)).await?;
             self.shown.acked(self.manifest.size());
-            self.acknowledge(sources, self.manifest.size()).await;
+            self.acknowledge(sources, self.manifest.size());
         }
         Ok(())
     }
