@@ -4,17 +4,20 @@
 //! - [`rows`] says what is stored, and how it is encoded.
 //! - [`commit`] gathers changes that become durable together or not at all.
 //! - [`store`] opens the database, reads rows, and commits; `sled.rs` is the only file that names
-//!   the database underneath.
+//!   the database underneath, [`memory`] is the one that simulations put in its place.
 //!
 //! The store never holds the only copy of anything: it can be rebuilt from the share's files and
 //! from peers, under a new epoch.
 #![forbid(unsafe_code)]
 
+mod backend;
 pub mod commit;
+pub mod memory;
 pub mod rows;
 mod sled;
 pub mod store;
 
 pub use commit::Commit;
+pub use memory::{DiskFault, MemoryDisk, MemoryImage};
 pub use rows::{EntryRow, LogRow, PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow};
 pub use store::{OpenError, Store, StoreError};

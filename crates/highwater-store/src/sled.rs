@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use crate::backend::{Backend, Changes, DatabaseError, Rows};
+
 /// Page cache of the database in bytes. The rows that are hot are few; the file system caches too.
 const CACHE_BYTES: u64 = 2 << 20;
 /// How often sled's own flusher runs. It also collects garbage, so it must run; durability does
@@ -38,15 +40,6 @@ pub(crate) struct Database {
     db: sled::Db,
     /// Our own descriptor of the database file, for `fdatasync`.
     file: File,
-}
-
-/// Why the database failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DatabaseError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Damaged(String),
 }
 
 impl From<sled::Error> for DatabaseError {
@@ -71,35 +64,25 @@ impl Database {
         File::open(dir)?.sync_all()?;
         Ok(Self { db, file })
     }
+}
 
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
+impl Backend for Database {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
         Ok(self.db.get(key)?.map(|value| value.to_vec()))
     }
 
-    /// The rows whose keys begin with `prefix`, from `from` on, in order.
-    pub(crate) fn scan(
-        &self,
-        prefix: &[u8],
-        from: &[u8],
-    ) -> impl DoubleEndedIterator<Item = Result<(Vec<u8>, Vec<u8>), DatabaseError>> + use<> {
-        let end = end_of(prefix);
-        let from = from.max(prefix).to_vec();
+    fn scan(&self, from: Vec<u8>, end: Option<Vec<u8>>) -> Rows {
         let rows = match end {
-            Some(end) if from >= end => self.db.range(end.clone()..end),
             Some(end) => self.db.range(from..end),
             None => self.db.range(from..),
         };
-        rows.map(|row| {
+        Box::new(rows.map(|row| {
             let (key, value) = row?;
             Ok((key.to_vec(), value.to_vec()))
-        })
+        }))
     }
 
-    /// Applies changes atomically. They are written, not yet durable.
-    pub(crate) fn apply(
-        &self,
-        changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    ) -> Result<(), DatabaseError> {
+    fn apply(&self, changes: Changes) -> Result<(), DatabaseError> {
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
             match value {
@@ -110,23 +93,10 @@ impl Database {
         Ok(self.db.apply_batch(batch)?)
     }
 
-    /// Makes everything that was applied durable.
-    pub(crate) fn sync(&self) -> Result<(), DatabaseError> {
+    fn sync(&self) -> Result<(), DatabaseError> {
         self.db.flush()?;
         Ok(self.file.sync_data()?)
     }
-}
-
-/// The first key behind all that begin with `prefix`.
-fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            return Some(end);
-        }
-    }
-    None
 }
 
 fn open_patiently(dir: &Path) -> Result<sled::Db, DatabaseError> {

@@ -15,13 +15,15 @@ use highwater_core::fetch::ChunkSet;
 use highwater_core::{ContentHash, Key, LogDigest, NodeId, Seq, ShareName};
 use serde::de::DeserializeOwned;
 
+use crate::backend::{Backend, DatabaseError};
 use crate::commit::Commit;
+use crate::memory::MemoryDisk;
 use crate::rows::{
     BITMAP_PART_WORDS, EntryRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS, SHARES, ShareNumber,
     ShareRow, StageRow, WantClass, WantRow, content_key, entry_key, in_share, log_key, part_key,
     peer_key, share_key, want_key, want_prefix,
 };
-use crate::sled::{Database, DatabaseError};
+use crate::sled::Database;
 
 /// The format of the rows. A store of a newer format is refused, never guessed at.
 const FORMAT: &[u8] = b"highwater store 1";
@@ -95,7 +97,7 @@ struct Progress {
 /// blocks on the disk.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    database: Box<dyn Backend>,
     progress: Mutex<Progress>,
     synced: Condvar,
 }
@@ -106,11 +108,20 @@ impl Store {
     /// # Errors
     /// See [`OpenError`]; nothing is changed on disk then.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        let open_error = |error| match error {
-            DatabaseError::Io(source) => OpenError::Io { dir: dir.into(), source },
-            DatabaseError::Damaged(reason) => OpenError::Damaged { dir: dir.into(), reason },
-        };
-        let database = Database::open(dir).map_err(open_error)?;
+        let database = Database::open(dir).map_err(|error| open_error(dir, error))?;
+        Self::on(Box::new(database), dir)
+    }
+
+    /// Opens the store that lies in a simulated memory, or makes one.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; the place is called `memory`.
+    pub fn open_in_memory(disk: &MemoryDisk) -> Result<Self, OpenError> {
+        Self::on(Box::new(disk.clone()), Path::new("memory"))
+    }
+
+    fn on(database: Box<dyn Backend>, dir: &Path) -> Result<Self, OpenError> {
+        let open_error = |error| open_error(dir, error);
         match database.get(FORMAT_KEY).map_err(open_error)? {
             Some(found) if found == FORMAT => {}
             Some(found) => {
@@ -198,7 +209,7 @@ impl Store {
     /// When the store fails.
     pub fn shares(&self) -> Result<Vec<ShareName>, StoreError> {
         let mut names = Vec::new();
-        for row in self.database.scan(SHARES, SHARES) {
+        for row in self.database.rows(SHARES, SHARES) {
             let (key, _) = row?;
             let name = key.get(SHARES.len()..).and_then(|name| std::str::from_utf8(name).ok());
             names.extend(name.and_then(|name| name.parse().ok()));
@@ -212,7 +223,7 @@ impl Store {
     /// When the store cannot be read.
     pub fn unused_share_number(&self) -> Result<ShareNumber, StoreError> {
         let mut highest = 0;
-        for row in self.database.scan(SHARES, SHARES) {
+        for row in self.database.rows(SHARES, SHARES) {
             let row: ShareRow = decode(&row?.1)?;
             highest = highest.max(row.number.0);
         }
@@ -229,7 +240,7 @@ impl Store {
             let prefix = in_share(kind, share.number, &[]);
             loop {
                 let mut commit = Commit::new();
-                for row in self.database.scan(&prefix, &prefix).take(DROP_ROWS_MAX) {
+                for row in self.database.rows(&prefix, &prefix).take(DROP_ROWS_MAX) {
                     commit.delete(row?.0);
                 }
                 if commit.is_empty() {
@@ -261,7 +272,7 @@ impl Store {
             Some(dir) => [entry_key(share, dir), vec![0]].concat(),
             None => in_share(b'e', share, &[]),
         };
-        self.database.scan(&prefix, &prefix).map(|row| decode(&row?.1))
+        self.database.rows(&prefix, &prefix).map(|row| decode(&row?.1))
     }
 
     /// The log row at `seq`, unless compaction has removed it.
@@ -279,7 +290,7 @@ impl Store {
         after: Seq,
     ) -> impl Iterator<Item = Result<(Seq, LogRow), StoreError>> + use<> {
         let prefix = in_share(b'l', share, &[]);
-        self.database.scan(&prefix, &log_key(share, after.next())).map(decode_log)
+        self.database.rows(&prefix, &log_key(share, after.next())).map(decode_log)
     }
 
     /// The last position of the log and the digest there: the head never is compacted away.
@@ -288,7 +299,7 @@ impl Store {
     /// When the store cannot be read.
     pub fn head(&self, share: ShareNumber) -> Result<(Seq, LogDigest), StoreError> {
         let prefix = in_share(b'l', share, &[]);
-        match self.database.scan(&prefix, &prefix).next_back() {
+        match self.database.rows(&prefix, &prefix).next_back() {
             Some(row) => decode_log(row).map(|(seq, row)| (seq, row.digest)),
             None => Ok((Seq::ZERO, LogDigest::EMPTY)),
         }
@@ -324,7 +335,7 @@ impl Store {
             Some(key) => [want_key(share, class, key), vec![0]].concat(),
             None => prefix.clone(),
         };
-        self.database.scan(&prefix, &from).map(|row| decode(&row?.1))
+        self.database.rows(&prefix, &from).map(|row| decode(&row?.1))
     }
 
     /// What is remembered of a peer.
@@ -347,7 +358,7 @@ impl Store {
     ) -> Result<Option<Manifest>, StoreError> {
         let prefix = content_key(b'm', share, content);
         let mut chunks = Vec::new();
-        for row in self.database.scan(&prefix, &prefix) {
+        for row in self.database.rows(&prefix, &prefix) {
             let ManifestPart(part) = decode(&row?.1)?;
             chunks.extend(part);
         }
@@ -360,7 +371,7 @@ impl Store {
         share: ShareNumber,
     ) -> impl Iterator<Item = Result<(ContentHash, usize), StoreError>> + use<> {
         let prefix = in_share(b'm', share, &[]);
-        let mut rows = self.database.scan(&prefix, &prefix).peekable();
+        let mut rows = self.database.rows(&prefix, &prefix).peekable();
         std::iter::from_fn(move || {
             let first = match rows.next()? {
                 Ok((key, _)) => key,
@@ -403,7 +414,7 @@ impl Store {
         share: ShareNumber,
     ) -> impl Iterator<Item = Result<(ContentHash, StageRow), StoreError>> + use<> {
         let prefix = in_share(b't', share, &[]);
-        self.database.scan(&prefix, &prefix).map(|row| {
+        self.database.rows(&prefix, &prefix).map(|row| {
             let (key, value) = row?;
             Ok((content_in(&key)?, decode(&value)?))
         })
@@ -411,6 +422,13 @@ impl Store {
 
     fn row<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
         self.database.get(key)?.map(|value| decode(&value)).transpose()
+    }
+}
+
+fn open_error(dir: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::Io(source) => OpenError::Io { dir: dir.into(), source },
+        DatabaseError::Damaged(reason) => OpenError::Damaged { dir: dir.into(), reason },
     }
 }
 
@@ -490,7 +508,7 @@ mod tests {
         assert!(matches!(error, OpenError::OtherFormat { .. }), "{error:?}");
         assert!(error.to_string().contains("highwater store 2"), "{error}");
         let database = Database::open(dir.path()).expect("opened");
-        let rows: Vec<_> = database.scan(b"", b"").map(|row| row.expect("readable").1).collect();
+        let rows: Vec<_> = database.scan(Vec::new(), None).map(|row| row.expect("readable").1).collect();
         assert_eq!(rows, [&b"highwater store 2"[..], b"new"]);
     }
 }
