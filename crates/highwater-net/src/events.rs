@@ -156,19 +156,6 @@ impl LinkHandle {
         Self(shared)
     }
 
-    /// A handle of a link that no task runs: closing it is only noted. For simulations, which carry
-    /// messages themselves.
-    pub fn detached() -> Self {
-        let clock = Clock::start();
-        let wire = Arc::new(Wire::new(clock));
-        Self::new(Arc::new(LinkShared::new(clock, wire)))
-    }
-
-    /// Why this side has closed the link, if it has.
-    pub fn close_reason(&self) -> Option<Goodbye> {
-        *self.0.close.borrow()
-    }
-
     /// Closes the link, telling the peer why. Further calls change nothing.
     pub fn close(&self, reason: Goodbye) {
         self.0.close.send_if_modified(|close| {

@@ -72,11 +72,7 @@ impl MemoryDisk {
     /// Puts an image back, as an administrator does with a backup.
     pub fn restore(&self, image: &MemoryImage) {
         let mut state = self.state();
-        *state = State {
-            current: image.0.clone(),
-            durable: image.0.clone(),
-            ..State::default()
-        };
+        *state = State { current: image.0.clone(), durable: image.0.clone(), ..State::default() };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -151,7 +147,10 @@ impl Walk {
         }
     }
 
-    fn row(&mut self, pick: impl FnOnce(&Map, (Bound<&[u8]>, Bound<&[u8]>)) -> Option<Row>) -> Option<Row> {
+    fn row(
+        &mut self,
+        pick: impl FnOnce(&Map, (Bound<&[u8]>, Bound<&[u8]>)) -> Option<Row>,
+    ) -> Option<Row> {
         if self.is_over() {
             return None;
         }

@@ -508,7 +508,8 @@ mod tests {
         assert!(matches!(error, OpenError::OtherFormat { .. }), "{error:?}");
         assert!(error.to_string().contains("highwater store 2"), "{error}");
         let database = Database::open(dir.path()).expect("opened");
-        let rows: Vec<_> = database.scan(Vec::new(), None).map(|row| row.expect("readable").1).collect();
+        let rows: Vec<_> =
+            database.scan(Vec::new(), None).map(|row| row.expect("readable").1).collect();
         assert_eq!(rows, [&b"highwater store 2"[..], b"new"]);
     }
 }

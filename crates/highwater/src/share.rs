@@ -4,6 +4,7 @@
 //! event at a time, so there is nothing to lock and nothing to race. Around it work a scanner
 //! thread (`scanner.rs`), the watcher, and the tasks that fetch content; they only bring events.
 //!
+//! - `outside.rs`: what it needs of the world; `machine.rs`: the world of a real machine;
 //! - `life.rs`: how it comes to work and stops;
 //! - `replica.rs`: the index and the log, and what becomes of a state;
 //! - `local.rs`: what scans found;
@@ -17,8 +18,10 @@ pub(crate) mod apply;
 pub(crate) mod catalogue;
 pub(crate) mod life;
 pub(crate) mod local;
+pub(crate) mod machine;
 pub(crate) mod open;
 pub(crate) mod outlet;
+pub(crate) mod outside;
 pub(crate) mod peers;
 pub(crate) mod plan;
 pub(crate) mod replica;
@@ -155,11 +158,13 @@ impl Share {
         counter.set_peers(peers.clone());
         let blank = snapshot::blank(&config);
         let (told, snapshot) = watch::channel(blank);
-        let actor = actor::Actor::new(config.clone(), peers, around, Arc::clone(&counter), told);
         let runtime = tokio::runtime::Handle::current();
+        let machine = machine::Machine::new(&config, &around, &counter, runtime.clone());
+        let (share, listed) = (config.clone(), Arc::clone(&counter));
+        let actor = actor::Actor::new(share, peers, around, listed, Box::new(machine), told);
         let thread = std::thread::Builder::new()
             .name(format!("share-{}", clipped(&config.name)))
-            .spawn(move || actor.run(runtime, inbox))?;
+            .spawn(move || actor.run(&runtime, inbox))?;
         Ok(Share { config, events, snapshot, counter, thread: Some(thread) })
     }
 

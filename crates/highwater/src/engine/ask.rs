@@ -8,7 +8,7 @@ use highwater_store::{EntryRow, Store, StoreError};
 
 use super::{Engine, EngineError, blocking};
 use crate::report::{self, ConflictRow, Health, LogRow, ShareState, ShareStatus, Status};
-use crate::share::actor::wall_now;
+use crate::share::machine::wall_now;
 
 impl Engine {
     /// Everything about the node.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use highwater_core::wire::{Content, Control, Goodbye};
 use highwater_core::{NodeId, ShareName};
-use highwater_net::{Link, WarningKind};
+use highwater_net::{Link, LinkHandle, WarningKind};
 use tokio::sync::mpsc;
 
 use super::Inner;
@@ -44,11 +44,12 @@ impl Inner {
     pub(super) fn link_up(self: &Arc<Self>, link: Link) {
         let Link { peer, control, content, control_in, content_in, handle, hello, addr, .. } = link;
         tracing::info!(%peer, name = %hello.name, %addr, "connected");
-        let source = Source::new(self.links.next_id(), peer, content.clone(), handle);
+        let source =
+            Source::new(self.links.next_id(), peer, content.clone(), Box::new(handle.clone()));
         self.links.up().insert(source.id, (Arc::clone(&source), control.clone()));
         let service = Service::start(peer, Arc::clone(&self.desks), content);
         tokio::spawn(read_content(Arc::clone(self), Arc::clone(&source), content_in, service));
-        tokio::spawn(read_control(Arc::clone(self), source, control, control_in));
+        tokio::spawn(read_control(Arc::clone(self), source, handle, control, control_in));
     }
 
     /// Makes known every link that is up to every share that lists its peer.
@@ -80,6 +81,7 @@ impl Inner {
 async fn read_control(
     engine: Arc<Inner>,
     source: Arc<Source>,
+    handle: LinkHandle,
     control: mpsc::Sender<Control>,
     mut control_in: mpsc::Receiver<Control>,
 ) {
@@ -91,7 +93,7 @@ async fn read_control(
         engine.send(&share, &source.peer, event).await;
     }
     engine.links.up().remove(&source.id);
-    let reason = source.handle.closed().await;
+    let reason = handle.closed().await;
     tracing::info!(peer = %source.peer, %reason, "disconnected");
     for desk in engine.desks.all().into_values() {
         if let Some(events) = desk.events.upgrade() {
@@ -112,7 +114,7 @@ async fn read_content(
             Content::Reply { id, reply } => source.router.deliver(id, reply),
             Content::Request { id, share, ask } => {
                 if service.asked(id, share, ask).is_err() {
-                    source.handle.close(Goodbye::Misbehaved);
+                    source.line.close(Goodbye::Misbehaved);
                 }
             }
             Content::Cancel(id) => service.cancel(id),

@@ -1,10 +1,11 @@
 //! One link to a peer, as a source of content.
 
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use highwater_core::window::Window;
-use highwater_core::wire::{Ask, Content, RequestId};
+use highwater_core::wire::{Ask, Content, Goodbye, RequestId};
 use highwater_core::{NodeId, ShareName, Time};
 use highwater_net::LinkHandle;
 use tokio::sync::mpsc;
@@ -15,6 +16,24 @@ use crate::router::{Inbox, Router};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct LinkId(pub(crate) u64);
 
+/// What carries a link: it can be asked how long it is, and be closed.
+pub(crate) trait Line: Debug + Send + Sync {
+    /// The shortest round trip, once measured.
+    fn round_trip_min(&self) -> Option<Duration>;
+    /// Closes the link, telling the peer why.
+    fn close(&self, reason: Goodbye);
+}
+
+impl Line for LinkHandle {
+    fn round_trip_min(&self) -> Option<Duration> {
+        self.stats().rtt_min
+    }
+
+    fn close(&self, reason: Goodbye) {
+        LinkHandle::close(self, reason);
+    }
+}
+
 /// A link that content can be asked of. Shared by all shares of the peer, so that they share its
 /// window.
 #[derive(Debug)]
@@ -23,7 +42,7 @@ pub(crate) struct Source {
     pub(crate) peer: NodeId,
     pub(crate) content: mpsc::Sender<Content>,
     pub(crate) router: Router,
-    pub(crate) handle: LinkHandle,
+    pub(crate) line: Box<dyn Line>,
     window: Mutex<Window>,
     began: Instant,
 }
@@ -33,16 +52,16 @@ impl Source {
         id: LinkId,
         peer: NodeId,
         content: mpsc::Sender<Content>,
-        handle: LinkHandle,
+        line: Box<dyn Line>,
     ) -> Arc<Self> {
         let (router, window) = (Router::default(), Mutex::default());
-        Arc::new(Self { id, peer, content, router, handle, window, began: Instant::now() })
+        Arc::new(Self { id, peer, content, router, line, window, began: Instant::now() })
     }
 
     /// How many more bytes may be asked of it now.
     pub(crate) fn room(&self) -> u64 {
         let mut window = self.window();
-        if let Some(round_trip) = self.handle.stats().rtt_min {
+        if let Some(round_trip) = self.line.round_trip_min() {
             window.set_round_trip(round_trip);
         }
         window.room()

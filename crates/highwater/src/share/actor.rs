@@ -6,26 +6,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc as std_mpsc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use highwater_core::wire::Offer;
 use highwater_core::{ContentHash, EntryKind, Key, NodeId, WallTime};
-use highwater_folder::{Hint, IgnoreRules, Problem, Root, ScanProgress, Scope, StatPrint, Watcher};
+use highwater_folder::{Hint, IgnoreRules, Problem, ScanProgress, Scope, StatPrint};
 use highwater_store::StoreError;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::local::Gone;
+use super::outside::{Folder, Hands, Outside};
 use super::peers::Peers;
 use super::plan::Work;
 use super::replica::Replica;
-use super::scanner::{ReadJob, ScanEvent};
+use super::scanner::ScanEvent;
 use super::{Command, Counter, Event, Surroundings};
 use crate::config::ShareConfig;
+use crate::fetch::Fetched;
 use crate::fetch::source::{LinkId, Source};
-use crate::fetch::{Fetched, Job};
 use crate::report;
 
 /// How often the root is looked at while nothing else happens.
@@ -45,6 +44,7 @@ pub(crate) struct Actor {
     pub(crate) peers: BTreeMap<NodeId, String>,
     pub(crate) around: Surroundings,
     pub(super) counter: Arc<Counter>,
+    pub(crate) outside: Box<dyn Outside>,
     told: watch::Sender<report::ShareStatus>,
     pub(crate) links: Peers,
     pub(crate) open: Option<Open>,
@@ -72,19 +72,19 @@ pub(crate) struct Actor {
 
 /// A share whose folder is open.
 pub(crate) struct Open {
-    pub(crate) root: Arc<Root>,
+    /// What people's clocks show in this turn.
+    pub(crate) wall: WallTime,
+    pub(crate) folder: Arc<dyn Folder>,
     pub(crate) replica: Replica,
     pub(crate) rules: Arc<IgnoreRules>,
-    pub(crate) reads: std_mpsc::Sender<ReadJob>,
+    pub(crate) hands: Hands,
     pub(crate) scanning: Option<Arc<ScanProgress>>,
     pub(crate) scanning_whole: bool,
-    pub(super) scan_events: mpsc::Receiver<ScanEvent>,
     /// What was put in place since the running scan began: it may have seen what stood there before.
     pub(crate) placed_meanwhile: BTreeSet<Key>,
     /// Contents that were verified lately.
     pub(crate) verified: BTreeMap<ContentHash, Instant>,
     pub(crate) hints: mpsc::Receiver<Hint>,
-    pub(crate) watcher: Option<Watcher>,
     /// What the last whole scan could not sync.
     pub(crate) scan_problems: BTreeMap<String, Problem>,
     /// What stays true until something else changes.
@@ -95,14 +95,10 @@ pub(crate) struct Open {
     /// What could not be put in place.
     pub(crate) place_problems: BTreeMap<String, report::Problem>,
     pub(crate) work: Work,
-    pub(crate) jobs: mpsc::Sender<Job>,
-    pub(super) outcomes: mpsc::Receiver<Vec<Fetched>>,
-    pub(super) fetching: tokio::task::JoinHandle<()>,
-    pub(super) scanner: Option<JoinHandle<()>>,
 }
 
 /// What ended a wait.
-enum Turn {
+pub(crate) enum Turn {
     Event(Event),
     Scan(ScanEvent),
     Hint(Hint),
@@ -118,14 +114,16 @@ impl Actor {
         peers: BTreeMap<NodeId, String>,
         around: Surroundings,
         counter: Arc<Counter>,
+        outside: Box<dyn Outside>,
         told: watch::Sender<report::ShareStatus>,
     ) -> Self {
-        let now = Instant::now();
+        let now = outside.now();
         Self {
             config,
             peers,
             around,
             counter,
+            outside,
             told,
             links: Peers::new(),
             open: None,
@@ -147,29 +145,49 @@ impl Actor {
     }
 
     /// Works until the share is stopped.
-    pub(crate) fn run(mut self, runtime: Handle, mut inbox: mpsc::Receiver<Event>) {
+    pub(crate) fn run(mut self, runtime: &Handle, mut inbox: mpsc::Receiver<Event>) {
         loop {
-            self.reopen_if_due(&runtime);
-            if let Err(error) = self.work() {
-                self.fail(error.to_string());
-            }
-            self.tell();
-            if !self.take_turn(&runtime, &mut inbox) {
+            self.act();
+            let deadline = self.deadline();
+            let first = runtime.block_on(self.wait(&mut inbox, deadline));
+            if !self.take_turn(first, &mut inbox) {
                 break;
             }
         }
+        self.end();
+    }
+
+    /// All that a turn brings with it, once what has happened is taken in.
+    pub(crate) fn act(&mut self) {
+        self.reopen_if_due();
+        self.note_the_time();
+        if let Err(error) = self.work() {
+            self.fail(error.to_string());
+        }
+        self.tell();
+    }
+
+    /// Within a turn it is one time.
+    fn note_the_time(&mut self) {
+        if let Some(open) = &mut self.open {
+            (open.work.now, open.wall) = (self.outside.now(), self.outside.wall());
+        }
+    }
+
+    /// Makes durable what is decided, and ends.
+    pub(crate) fn end(&mut self) {
         if let Some(open) = &mut self.open
             && let Err(error) = open.replica.flush()
         {
             tracing::warn!(share = %self.config.name, %error, "not everything became durable");
         }
-        self.close(&runtime);
+        self.close();
     }
 
-    /// Waits for something to happen and takes in all that has. Whether the share goes on.
-    fn take_turn(&mut self, runtime: &Handle, inbox: &mut mpsc::Receiver<Event>) -> bool {
-        let deadline = self.deadline();
-        let mut next = Some(runtime.block_on(self.wait(inbox, deadline)));
+    /// Takes in what has happened, and whatever else has by now. Whether the share goes on.
+    pub(crate) fn take_turn(&mut self, first: Turn, inbox: &mut mpsc::Receiver<Event>) -> bool {
+        self.note_the_time();
+        let mut next = Some(first);
         let mut taken = 0;
         while let Some(turn) = next {
             let taken_in = match turn {
@@ -202,9 +220,9 @@ impl Actor {
         };
         tokio::select! {
             event = inbox.recv() => event.map_or(Turn::End, Turn::Event),
-            Some(event) = open.scan_events.recv() => Turn::Scan(event),
+            Some(event) = open.hands.scan_events.recv() => Turn::Scan(event),
             Some(hint) = open.hints.recv() => Turn::Hint(hint),
-            Some(outcomes) = open.outcomes.recv() => Turn::Fetched(outcomes),
+            Some(outcomes) = open.hands.outcomes.recv() => Turn::Fetched(outcomes),
             () = time => Turn::TimePassed,
         }
     }
@@ -215,10 +233,10 @@ impl Actor {
             return Some(Turn::Event(event));
         }
         let open = self.open.as_mut()?;
-        if let Ok(outcomes) = open.outcomes.try_recv() {
+        if let Ok(outcomes) = open.hands.outcomes.try_recv() {
             return Some(Turn::Fetched(outcomes));
         }
-        if let Ok(event) = open.scan_events.try_recv() {
+        if let Ok(event) = open.hands.scan_events.try_recv() {
             return Some(Turn::Scan(event));
         }
         open.hints.try_recv().ok().map(Turn::Hint)
@@ -275,24 +293,25 @@ impl Actor {
         decide(self).map(Ok)
     }
 
-    /// All that a turn brings with it, in the order that durability asks for.
+    /// Plans, puts in place, makes durable, and speaks, in the order that durability asks for.
     fn work(&mut self) -> Result<(), StoreError> {
         self.look_at_the_clock()?;
         self.plan()?;
         self.apply_ready()?;
         let Some(open) = &mut self.open else { return Ok(()) };
         open.send_jobs();
-        let acks_due = self.acks_since.is_some_and(|since| since.elapsed() >= ACKS_WAIT);
+        let now = self.outside.now();
+        let acks_due = self.acks_since.is_some_and(|since| now - since >= ACKS_WAIT);
         if open.replica.has_changes() || acks_due {
             self.flush()?;
         }
         let all_said = self.speak_to_all()?;
-        self.unsaid = (!all_said).then(|| Instant::now() + SPEAK_AGAIN);
+        self.unsaid = (!all_said).then(|| self.outside.now() + SPEAK_AGAIN);
         Ok(())
     }
 
     fn look_at_the_clock(&mut self) -> Result<(), StoreError> {
-        let now = Instant::now();
+        let now = self.outside.now();
         let guard = self.guard();
         if self.gone.due(&guard).is_some_and(|due| due <= now) {
             self.believe_gone()?;
@@ -304,7 +323,7 @@ impl Actor {
         }
         if now.duration_since(self.verified_at) >= VERIFY_EVERY {
             self.verified_at = now;
-            if let Some(Err(error)) = self.open.as_ref().map(|open| open.root.verify()) {
+            if let Some(Err(error)) = self.open.as_ref().map(|open| open.folder.verify()) {
                 self.fail(error.to_string());
             }
         }
@@ -312,8 +331,8 @@ impl Actor {
     }
 
     /// When to wake up though nothing happens.
-    fn deadline(&self) -> Instant {
-        let now = Instant::now();
+    pub(crate) fn deadline(&self) -> Instant {
+        let now = self.outside.now();
         let telling = self.dirty.then(|| self.told_at.map_or(now, |at| at + TELL_EVERY));
         let common = [telling, Some(now + VERIFY_EVERY)];
         let own = match &self.open {
@@ -339,19 +358,14 @@ impl Actor {
 
     /// Tells people, unless they were told a moment ago.
     fn tell(&mut self) {
-        let lately = self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY);
+        let now = self.outside.now();
+        let lately = self.told_at.is_some_and(|at| now - at < TELL_EVERY);
         if !self.dirty || lately {
             return;
         }
         self.dirty = false;
-        self.told_at = Some(Instant::now());
+        self.told_at = Some(now);
         self.told.send_replace(self.snapshot());
         self.around.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
-}
-
-/// What the wall clock says, in milliseconds since 1970.
-pub(crate) fn wall_now() -> WallTime {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    WallTime(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }

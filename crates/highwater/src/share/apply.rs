@@ -13,7 +13,7 @@ use highwater_core::{Entry, EntryKind, Key, Mode};
 use highwater_folder::{Expect, PlaceError, Placed, Placement, Scope, SettleError, Slot};
 use highwater_store::{EntryRow, StoreError, WantClass, WantRow};
 
-use super::actor::{Actor, Open, wall_now};
+use super::actor::{Actor, Open};
 use super::plan::{LATER, SOON};
 use super::replica::decode_print;
 use crate::fetch::Staged;
@@ -49,7 +49,7 @@ impl Actor {
             open.work.progress = false;
             return Ok(());
         }
-        if let Err(error) = open.root.verify() {
+        if let Err(error) = open.folder.verify() {
             self.fail(error.to_string());
             return Ok(());
         }
@@ -179,15 +179,16 @@ impl Open {
             .iter()
             .filter_map(|s| s.staged.as_ref().map(|staged| staged.slot.clone()))
             .collect();
-        self.root.settle_files(&slots)?;
+        self.folder.settle_files(&slots)?;
         let mut placed = Vec::with_capacity(steps.len());
         for step in steps {
             let outcome = self.place(&step, &mut placed, after);
             placed.push((step, outcome));
         }
         let done = |placed: &Placed| matches!(placed, Placed::Done { .. } | Placed::Gone);
-        let keys = placed.iter().filter(|(_, p)| done(p)).map(|(step, _)| &step.want.entry.key);
-        self.root.settle_dirs(keys)?;
+        let done = placed.iter().filter(|(_, placed)| done(placed));
+        let keys: Vec<Key> = done.map(|(step, _)| step.want.entry.key.clone()).collect();
+        self.folder.settle_dirs(&keys)?;
         Ok(self.record(placed, after))
     }
 
@@ -198,8 +199,7 @@ impl Open {
         else {
             return true;
         };
-        let dressed =
-            self.root.stage().open(&staged.slot).and_then(|file| file.set_metadata(*mode, *mtime));
+        let dressed = self.folder.dress(&staged.slot, *mode, *mtime);
         if let Err(error) = &dressed {
             tracing::debug!(key = %step.want.entry.key, %error, "fetched again");
             self.forget_staged(staged);
@@ -221,9 +221,9 @@ impl Open {
             slot: step.staged.as_ref().map(|staged| staged.slot.clone()),
             expect: step.expect.clone(),
         };
-        match self.root.place(&placement) {
+        match self.folder.place(&placement) {
             Placed::ParentMissing if self.place_parent(&placement.key, placed, after) => {
-                self.root.place(&placement)
+                self.folder.place(&placement)
             }
             outcome => outcome,
         }
@@ -260,9 +260,9 @@ impl Open {
         let kind = EntryKind::Directory { mode };
         let placement = Placement { key: parent.clone(), kind, slot: None, expect: Expect::Absent };
         after.look_at.insert(parent.clone());
-        let outcome = match self.root.place(&placement) {
+        let outcome = match self.folder.place(&placement) {
             Placed::ParentMissing if self.place_parent(&parent, placed, after) => {
-                self.root.place(&placement)
+                self.folder.place(&placement)
             }
             outcome => outcome,
         };
@@ -354,7 +354,7 @@ impl Open {
         }
         if staying {
             self.discard_fresh(step.staged.as_ref());
-            return self.replica.reassert(&step.want, wall_now());
+            return self.replica.reassert(&step.want, self.wall);
         }
         if !going {
             let message = "this directory is to be deleted, but something in it is not synced: \
@@ -418,11 +418,11 @@ impl Open {
             key: key.clone(),
             kind: kind.clone(),
             version: highwater_core::Version::default(),
-            stamp: highwater_core::Hlc::tick(wall_now(), None),
+            stamp: highwater_core::Hlc::tick(self.wall, None),
             author: self.replica.node().tag(),
         };
         let aside = conflict_key(&local)?;
-        match self.root.link_aside(&key, &aside, &print) {
+        match self.folder.link_aside(&key, &aside, &print) {
             Ok(Some(print)) => {
                 after.look_at.insert(aside);
                 Some(Step { want, staged, expect: Expect::Present { kind, print } })

@@ -8,7 +8,7 @@ use highwater_core::observe::MassDelete;
 use highwater_core::{ContentHash, Entry, EntryKind, Key};
 use highwater_folder::{
     Finding, Hint, IgnoreRules, Observation, Problem, ProblemKind, ScanError, ScanProgress, Scope,
-    StatPrint, Watcher,
+    StatPrint,
 };
 use highwater_store::{StoreError, WantClass};
 use tokio::sync::mpsc;
@@ -93,13 +93,9 @@ impl Actor {
         let progress = Arc::new(ScanProgress::default());
         open.forget_scan_problems(&scope);
         open.scanning_whole = scope == Scope::Whole;
-        let job = ScanJob {
-            scope,
-            root: Arc::clone(&open.root),
-            rules: Arc::clone(&open.rules),
-            progress: Arc::clone(&progress),
-        };
-        if open.reads.send(ReadJob::Scan(job)).is_ok() {
+        let job =
+            ScanJob { scope, rules: Arc::clone(&open.rules), progress: Arc::clone(&progress) };
+        if open.hands.reads.send(ReadJob::Scan(job)).is_ok() {
             open.scanning = Some(progress);
             open.placed_meanwhile.clear();
             self.dirty = true;
@@ -129,7 +125,7 @@ impl Actor {
     }
 
     fn found(&mut self, findings: Vec<Finding>) -> Result<(), StoreError> {
-        let now = super::actor::wall_now();
+        let now = self.outside.wall();
         let mut outdated = BTreeSet::new();
         for finding in findings {
             let Some(open) = &mut self.open else { return Ok(()) };
@@ -185,7 +181,7 @@ impl Actor {
         if whole {
             self.gone.held.clear();
             self.gone.keys = gone.into_iter().collect();
-            self.scanned_at = Some(Instant::now());
+            self.scanned_at = Some(self.outside.now());
             self.believe_gone()?;
             if !self.ready {
                 self.ready = true;
@@ -195,7 +191,7 @@ impl Actor {
                 self.offer_to_all()?;
             }
         } else if !gone.is_empty() {
-            let now = Instant::now();
+            let now = self.outside.now();
             self.gone.first.get_or_insert(now);
             self.gone.last = Some(now);
             self.gone.keys.extend(gone);
@@ -233,18 +229,18 @@ impl Actor {
     }
 
     fn record_gone(&mut self, keys: &[Key]) -> Result<u64, StoreError> {
-        let now = super::actor::wall_now();
+        let now = self.outside.wall();
         let mode = self.config.mode;
         let Some(open) = &mut self.open else { return Ok(0) };
         // Believed only while the folder is certainly the right one.
-        if let Err(error) = open.root.verify() {
+        if let Err(error) = open.folder.verify() {
             self.fail(error.to_string());
             return Ok(0);
         }
         let mut recorded = 0;
         for key in keys {
             // It may have been put there since the scan looked.
-            if !matches!(open.root.print_of(key), Ok(None)) {
+            if !matches!(open.folder.print_of(key), Ok(None)) {
                 continue;
             }
             if mode == ShareMode::ReceiveOnly {
@@ -281,7 +277,7 @@ impl Actor {
     /// Reads the ignore file again and lets the watcher, the scanner and what is held follow it.
     pub(crate) fn reload_rules(&mut self) -> Result<(), StoreError> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let (rules, problems) = IgnoreRules::load(&open.root);
+        let (rules, problems) = open.folder.rules();
         open.rules = Arc::new(rules);
         open.standing_problems.retain(|_, problem| problem.kind != ProblemKind::IgnoreRules);
         for problem in problems {
@@ -319,34 +315,26 @@ impl Actor {
         let (sender, hints) = mpsc::channel(HINTS_MAX);
         // First the receiver: a watcher that waits for room in it could not be waited for.
         open.hints = hints;
-        open.watcher = None;
-        let on_hint = Box::new(move |hint| {
-            // The share has closed the folder when nobody listens.
-            let _ = sender.blocking_send(hint);
-        });
-        match Watcher::start(Arc::clone(&open.root), Arc::clone(&open.rules), on_hint) {
-            Ok(watcher) => open.watcher = Some(watcher),
-            Err(error) => {
-                let kind = ProblemKind::WatchLimit;
-                note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
-            }
+        if let Err(error) = self.outside.watch(&open.rules, sender) {
+            let kind = ProblemKind::WatchLimit;
+            note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
         }
     }
 
     /// A peer says that what it received does not fit the hash: look at the file itself.
     pub(crate) fn verify_content(&mut self, content: ContentHash) -> Result<(), StoreError> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        open.verified.retain(|_, at| at.elapsed() < VERIFY_AGAIN);
+        let now = self.outside.now();
+        open.verified.retain(|_, at| now - *at < VERIFY_AGAIN);
         let (store, number) = (Arc::clone(open.replica.store()), open.replica.number());
         let catalogue = Arc::clone(open.replica.catalogue());
         if open.verified.contains_key(&content) || catalogue.is_corrupt(&content) {
             return Ok(());
         }
         let Some(row) = catalogue.find(&store, number, &content)? else { return Ok(()) };
-        open.verified.insert(content, Instant::now());
-        let (root, key) = (Arc::clone(&open.root), row.entry.key);
+        open.verified.insert(content, now);
         // The scanner ends only with the share.
-        let _ = open.reads.send(ReadJob::Verify { root, key, content });
+        let _ = open.hands.reads.send(ReadJob::Verify { key: row.entry.key, content });
         Ok(())
     }
 
@@ -418,7 +406,7 @@ impl Open {
             Finding::Gone(_) | Finding::Problem(_) => return None,
         };
         let placed = self.placed_meanwhile.contains(key);
-        let stands = || matches!(self.root.print_of(key), Ok(Some(print)) if print == seen);
+        let stands = || matches!(self.folder.print_of(key), Ok(Some(print)) if print == seen);
         (placed && !stands()).then(|| key.clone())
     }
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use highwater_core::ContentHash;
-use highwater_folder::{Marker, MarkerIdentity, Problem, Root, RootError, Slot};
+use highwater_folder::{Marker, MarkerIdentity, Problem, RootError, Slot};
 use highwater_store::{Commit, ShareRow, Store, StoreError, WantClass};
 
-use super::replica::{History, Replica, random_epoch};
+use super::outside::{Folder, Outside};
+use super::replica::{History, Replica};
 use crate::config::ShareConfig;
 use highwater_core::NodeId;
 
@@ -23,7 +24,7 @@ pub(crate) enum OpenError {
 
 /// A share that can work.
 pub(crate) struct Opened {
-    pub(crate) root: Arc<Root>,
+    pub(crate) folder: Arc<dyn Folder>,
     pub(crate) replica: Replica,
     pub(crate) problems: Vec<Problem>,
 }
@@ -33,27 +34,32 @@ pub(crate) fn open(
     config: &ShareConfig,
     node: NodeId,
     store: &Arc<Store>,
+    outside: &mut dyn Outside,
 ) -> Result<Opened, OpenError> {
     let identity = MarkerIdentity { share: config.name.clone(), node };
-    let (root, row, history) = match store.share(&config.name)? {
+    let (folder, mut row, history) = match store.share(&config.name)? {
         Some(row) => {
-            let root = Root::open(&config.path, &identity)?;
-            let history = judge_history(&row, root.marker().generation);
-            (root, row, history)
+            let folder = outside.open_folder(&identity)?;
+            let history = judge_history(&row, folder.marker().generation);
+            (folder, row, history)
         }
         None => {
             let marker = Marker { share: identity.share, node, generation: 0 };
-            let root = Root::create(&config.path, &marker)?;
+            let folder = outside.create_folder(&marker)?;
             let number = store.unused_share_number()?;
-            let generation = root.marker().generation;
-            let row = ShareRow { number, epoch: random_epoch(), generation, raising: generation };
-            (root, row, History::Continuous)
+            let (generation, epoch) = (folder.marker().generation, outside.new_epoch());
+            let row = ShareRow { number, epoch, generation, raising: generation };
+            (folder, row, History::Continuous)
         }
     };
-    let row = raise_generation(&root, store, config, row, history)?;
+    if history != History::Continuous {
+        tracing::warn!(share = %config.name, ?history, "restored from an older copy: new epoch");
+        row.epoch = outside.new_epoch();
+    }
+    let row = raise_generation(&*folder, store, config, row)?;
     let mut replica = Replica::open(Arc::clone(store), node, config.name.clone(), row, history)?;
-    let problems = clear_leftovers(&root, &mut replica)?;
-    Ok(Opened { root: Arc::new(root), replica, problems })
+    let problems = clear_leftovers(&*folder, &mut replica)?;
+    Ok(Opened { folder, replica, problems })
 }
 
 /// The store and the marker raise their generation together; between the two steps the marker may
@@ -69,20 +75,15 @@ fn judge_history(row: &ShareRow, marker: u64) -> History {
 }
 
 fn raise_generation(
-    root: &Root,
+    folder: &dyn Folder,
     store: &Store,
     config: &ShareConfig,
     mut row: ShareRow,
-    history: History,
 ) -> Result<ShareRow, OpenError> {
-    let marker = root.marker();
-    if history != History::Continuous {
-        tracing::warn!(share = %config.name, ?history, "restored from an older copy: new epoch");
-        row.epoch = random_epoch();
-    }
+    let marker = folder.marker();
     row.raising = row.generation.max(marker.generation) + 1;
     put(store, config, &row)?;
-    root.set_marker(&Marker { generation: row.raising, ..marker })?;
+    folder.set_marker(&Marker { generation: row.raising, ..marker })?;
     row.generation = row.raising;
     put(store, config, &row)?;
     Ok(row)
@@ -95,7 +96,7 @@ fn put(store: &Store, config: &ShareConfig, row: &ShareRow) -> Result<(), StoreE
 }
 
 /// Clears away what a crash left in the stage, and what is staged of contents that nobody wants.
-fn clear_leftovers(root: &Root, replica: &mut Replica) -> Result<Vec<Problem>, StoreError> {
+fn clear_leftovers(folder: &dyn Folder, replica: &mut Replica) -> Result<Vec<Problem>, StoreError> {
     let store = Arc::clone(replica.store());
     let number = replica.number();
     let mut wanted: BTreeSet<ContentHash> = BTreeSet::new();
@@ -118,5 +119,5 @@ fn clear_leftovers(root: &Root, replica: &mut Replica) -> Result<Vec<Problem>, S
         wanted.contains(&content)
             || catalogue.find(&store, number, &content).is_ok_and(|row| row.is_some())
     };
-    Ok(root.recover(&known, &|slot| partial.contains(slot)))
+    Ok(folder.recover(&known, &|slot| partial.contains(slot)))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 
 use highwater_core::intake::{self, Standing as LogStanding, advance, resume_at};
 use highwater_core::log::Checkpoint;
@@ -236,7 +235,7 @@ impl Actor {
             known = known.max(pushed.map_or(Seq::ZERO, |pushed| pushed.seq));
             replica.put_peer(peer, PeerRow::default());
         }
-        replica.take_new_epoch(known)?;
+        replica.take_new_epoch(self.outside.new_epoch(), known)?;
         self.offer_to_all()
     }
 
@@ -252,7 +251,7 @@ impl Actor {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
                 tracing::warn!(peer = ?peer.source.peer, %error, "the peer's log does not fit");
-                peer.source.handle.close(Goodbye::Misbehaved);
+                peer.source.line.close(Goodbye::Misbehaved);
                 return Ok(());
             }
         };
@@ -279,14 +278,14 @@ impl Actor {
         let Some(outlet) = peer.outlet.as_mut() else { return Ok(()) };
         if !outlet.acknowledged(ack.checkpoint.epoch, ack.checkpoint.seq) {
             tracing::warn!(peer = ?peer.source.peer, ?ack, "acknowledges what was never sent");
-            peer.source.handle.close(Goodbye::Misbehaved);
+            peer.source.line.close(Goodbye::Misbehaved);
             return Ok(());
         }
         // Becomes durable with the next commit: the peer keeps the same fact.
         let mut row = open.replica.peer(&peer.source.peer)?;
         row.pushed = Some(ack.checkpoint);
         open.replica.put_peer(&peer.source.peer, row);
-        self.acks_since.get_or_insert_with(Instant::now);
+        self.acks_since.get_or_insert(self.outside.now());
         self.dirty = true;
         Ok(())
     }

@@ -26,8 +26,10 @@ pub(crate) const SOON: Duration = Duration::from_millis(50);
 pub(crate) const LATER: Duration = Duration::from_secs(5);
 
 /// What is being worked on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Work {
+    /// The time of this turn.
+    pub(crate) now: Instant,
     /// Keys waiting for their content.
     active: BTreeMap<Key, ContentHash>,
     waiting: BTreeMap<ContentHash, BTreeSet<Key>>,
@@ -54,12 +56,26 @@ pub(crate) struct Work {
 
 impl Work {
     /// What an earlier run left: the store is to be looked through.
-    pub(crate) fn left_over() -> Self {
-        Self { more: true, ..Self::default() }
+    pub(crate) fn left_over(now: Instant) -> Self {
+        Self {
+            now,
+            active: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            copying: BTreeSet::new(),
+            not_here: BTreeSet::new(),
+            ready: BTreeMap::new(),
+            ready_deletes: BTreeSet::new(),
+            deferred: BTreeMap::new(),
+            unavailable: BTreeSet::new(),
+            more: true,
+            full_until: None,
+            jobs: Vec::new(),
+            progress: false,
+        }
     }
 
     pub(crate) fn defer(&mut self, key: Key, wait: Duration) {
-        self.deferred.insert(key, Instant::now() + wait);
+        self.deferred.insert(key, self.now + wait);
     }
 
     /// When something is to be tried again.
@@ -70,12 +86,12 @@ impl Work {
 
     /// The disk is full: what waits for room goes back to the store, and is begun again later.
     pub(crate) fn disk_is_full(&mut self) {
-        self.full_until = Some(Instant::now() + LATER);
+        self.full_until = Some(self.now + LATER);
         self.more = true;
     }
 
     fn is_full(&mut self) -> bool {
-        self.full_until = self.full_until.filter(|until| *until > Instant::now());
+        self.full_until = self.full_until.filter(|until| *until > self.now);
         self.full_until.is_some()
     }
 
@@ -86,7 +102,7 @@ impl Work {
 
     /// There is another peer to ask: what nobody had is asked for again at once.
     pub(crate) fn ask_again(&mut self) {
-        let now = Instant::now();
+        let now = self.now;
         for key in std::mem::take(&mut self.unavailable) {
             self.deferred.insert(key, now);
         }
@@ -229,7 +245,8 @@ impl Open {
     pub(crate) fn send_jobs(&mut self) {
         let mut jobs = std::mem::take(&mut self.work.jobs).into_iter();
         for job in jobs.by_ref() {
-            if let Err(tokio::sync::mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(job)
+            if let Err(tokio::sync::mpsc::error::TrySendError::Full(job)) =
+                self.hands.jobs.try_send(job)
             {
                 self.work.jobs.push(job);
                 break;
@@ -239,7 +256,7 @@ impl Open {
     }
 
     fn retry_deferred(&mut self, copies: &mut Vec<Copy>) -> Result<(), StoreError> {
-        let now = Instant::now();
+        let now = self.work.now;
         let due: Vec<Key> = self
             .work
             .deferred
@@ -348,7 +365,7 @@ impl Open {
 
     /// A slot that nobody needs any more.
     pub(crate) fn discard(&self, staged: &Staged) {
-        if let Err(error) = self.root.stage().remove(&staged.slot) {
+        if let Err(error) = self.folder.discard(&staged.slot) {
             // It is cleared away at the next start.
             tracing::debug!(%error, "a staged file could not be removed");
         }

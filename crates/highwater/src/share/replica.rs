@@ -513,10 +513,10 @@ impl Replica {
     /// restored from an older copy. What was changed here behind `known`, the last position that a
     /// peer is sure to have from before, may have been given positions that were given out already.
     /// Such changes are made anew: where a peer knows something else by the same name, both stay.
-    pub(crate) fn take_new_epoch(&mut self, known: Seq) -> Result<(), StoreError> {
+    pub(crate) fn take_new_epoch(&mut self, epoch: Epoch, known: Seq) -> Result<(), StoreError> {
         self.flush()?;
         let old = self.actor;
-        self.row.epoch = random_epoch();
+        self.row.epoch = epoch;
         self.actor = self.row.epoch.actor(&self.node, &self.name);
         self.pending.put_share(&self.name, &self.row);
         let store = Arc::clone(&self.store);
@@ -547,16 +547,6 @@ impl Policy for NoPolicy {
     fn keeps_out(&self, _entry: &Entry) -> bool {
         false
     }
-}
-
-/// A history that nobody has met.
-pub(crate) fn random_epoch() -> Epoch {
-    let mut bytes = [0; 16];
-    if getrandom::fill(&mut bytes).is_err() {
-        // Without randomness there is no identity either; a process cannot go on from here.
-        std::process::abort();
-    }
-    Epoch(bytes)
 }
 
 /// The print in the encoding that the store keeps.

@@ -38,7 +38,6 @@ pub(crate) enum ReadJob {
     Scan(ScanJob),
     /// Does the file under this key still hold this content?
     Verify {
-        root: Arc<Root>,
         key: Key,
         content: ContentHash,
     },
@@ -48,16 +47,15 @@ pub(crate) enum ReadJob {
 #[derive(Debug)]
 pub(crate) struct ScanJob {
     pub(crate) scope: Scope,
-    pub(crate) root: Arc<Root>,
     pub(crate) rules: Arc<IgnoreRules>,
     pub(crate) progress: Arc<ScanProgress>,
 }
 
 /// The index, as the scan looks at it. What cannot be read counts as unknown: the file is read
 /// again then, and nothing is taken for deleted.
-struct Index {
-    store: Arc<Store>,
-    share: ShareNumber,
+pub(crate) struct Index {
+    pub(crate) store: Arc<Store>,
+    pub(crate) share: ShareNumber,
 }
 
 impl Known for Index {
@@ -78,6 +76,7 @@ fn known(row: EntryRow) -> Option<KnownEntry> {
 
 /// Reads as it is asked to, until the share drops its end.
 pub(crate) fn run(
+    root: &Root,
     jobs: &std_mpsc::Receiver<ReadJob>,
     store: &Arc<Store>,
     share: ShareNumber,
@@ -88,12 +87,12 @@ pub(crate) fn run(
         let told = match job {
             ReadJob::Scan(job) => {
                 let index = Index { store: Arc::clone(store), share };
-                let done = make_scan(&job, &index, events);
+                let done = make_scan(root, &job, &index, events);
                 counters.files_hashed.add(job.progress.files_hashed.load(Ordering::Relaxed));
                 events.blocking_send(done)
             }
-            ReadJob::Verify { root, key, content } => {
-                let found = verify(&root, &key, content);
+            ReadJob::Verify { key, content } => {
+                let found = verify(root, &key, content);
                 events.blocking_send(ScanEvent::Verified { key, content, found })
             }
         };
@@ -103,7 +102,12 @@ pub(crate) fn run(
     }
 }
 
-fn make_scan(job: &ScanJob, index: &Index, events: &mpsc::Sender<ScanEvent>) -> ScanEvent {
+fn make_scan(
+    root: &Root,
+    job: &ScanJob,
+    index: &Index,
+    events: &mpsc::Sender<ScanEvent>,
+) -> ScanEvent {
     let (mut found, mut gone) = (Vec::new(), Vec::new());
     let mut sink = |finding| {
         match finding {
@@ -118,7 +122,7 @@ fn make_scan(job: &ScanJob, index: &Index, events: &mpsc::Sender<ScanEvent>) -> 
             Err(_) => ControlFlow::Break(()),
         }
     };
-    let outcome = scan(&job.root, &job.scope, &job.rules, index, &job.progress, &mut sink);
+    let outcome = scan(root, &job.scope, &job.rules, index, &job.progress, &mut sink);
     if !found.is_empty() {
         // The share is ending when it takes no more.
         let _ = events.blocking_send(ScanEvent::Found(found));

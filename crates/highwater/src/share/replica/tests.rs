@@ -302,7 +302,7 @@ fn an_edit_after_a_whole_machine_was_restored_is_not_lost() {
     let store = Arc::new(Store::open(image.path()).expect("the image"));
     let mut a = Node { replica: open(store, 1, History::Continuous), dir: image };
     a.sees("plan.txt", "after the restore", 30);
-    a.replica.take_new_epoch(known).expect("a new epoch");
+    a.replica.take_new_epoch(Epoch([99; 16]), known).expect("a new epoch");
     meet(&mut a, &mut b);
     assert_eq!(a.contents(), sorted(["before the restore, again", "after the restore"]));
 }
