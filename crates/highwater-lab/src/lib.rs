@@ -5,6 +5,7 @@
 //!   reset, closed at an exact byte or falsified; [`record`] keeps what it did and carried.
 //! - [`node`] and [`cluster`]: real `highwater` processes, their status, their deaths.
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
+//! - [`simulate`]: campaigns of whole clusters in memory, decided by seeds.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
@@ -24,5 +25,6 @@ mod pipe;
 pub mod proxy;
 pub mod record;
 pub mod script;
+pub mod simulate;
 pub mod status;
 pub mod tree;

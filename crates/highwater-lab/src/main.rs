@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::demo::{self, DemoOptions};
 use highwater_lab::script;
+use highwater_lab::simulate::{self, SimulateOptions};
 
 #[derive(Parser)]
 #[command(about = "Breaks and measures highwater nodes", version)]
@@ -50,6 +51,10 @@ enum Work {
         #[arg(long)]
         keep: bool,
     },
+    /// Whole clusters played in memory: the real decisions on played disks, links and clocks
+    ///
+    /// A seed decides everything. A story that breaks a rule is shrunk to the events it needs.
+    Sim(SimulateOptions),
     /// Speed and size, beside rsync and Syncthing where they are installed
     Bench {
         /// The highwater program, from a release build
@@ -91,6 +96,7 @@ fn run(work: Work) -> Result<bool> {
         Work::Demo { exe, json, keep } => {
             demo::run(DemoOptions { exe, json, keep }).map(|report| report.held)
         }
+        Work::Sim(options) => simulate::run(&options),
         Work::Bench { list: true, .. } => {
             for (name, work) in bench::rows() {
                 println!("{name:<16}{work}");

@@ -13,6 +13,7 @@ pub mod report;
 mod router;
 mod serve;
 mod share;
+pub mod simulation;
 
 pub use config::Config;
 pub use engine::{Engine, EngineError, StartError};

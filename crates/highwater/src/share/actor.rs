@@ -98,6 +98,7 @@ pub(crate) struct Open {
 }
 
 /// What ended a wait.
+#[derive(Debug)]
 pub(crate) enum Turn {
     Event(Event),
     Scan(ScanEvent),
