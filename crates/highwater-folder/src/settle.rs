@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use highwater_core::Key;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::root::{Root, proves_absence};
+use crate::root::{Root, open_beneath, proves_absence};
 use crate::stage::{Slot, StageError};
 
 /// From this many files on, one `syncfs` is cheaper than as many `fsync`s.
@@ -98,6 +99,32 @@ impl Root {
             self.synced(rustix::fs::fsync(dir.as_fd()), name)?;
         }
         self.synced(rustix::fs::fsync(self.stage().dir()), || "the stage".into())
+    }
+
+    /// Makes durable the metadata of what stands under `keys`: what was changed where it stands, or
+    /// made there, and not brought in from the stage.
+    ///
+    /// # Errors
+    /// [`SettleError::SyncFailed`] is final for this root.
+    pub fn settle_metadata(&self, keys: &[Key]) -> Result<(), SettleError> {
+        self.refuse_after_failure()?;
+        if keys.is_empty() || (keys.len() >= SYNCFS_FROM && self.sync_everything()?) {
+            return Ok(());
+        }
+        for key in keys {
+            let opened = self
+                .open_parent(key)
+                .and_then(|dir| open_beneath(dir.as_fd(), key.name(), OFlags::RDONLY));
+            let synced = match opened {
+                Ok(entry) => rustix::fs::fsync(&entry),
+                // Gone or replaced since: what stands there now is nothing of ours.
+                Err(errno) if proves_absence(errno) || errno == Errno::LOOP => continue,
+                // What may not be read can still be synced along with everything else.
+                Err(_) => rustix::fs::syncfs(self.dir()),
+            };
+            self.synced(synced, || key.to_string())?;
+        }
+        Ok(())
     }
 
     /// One `syncfs`, unless the last one was slow not long ago. Answers whether it was done.

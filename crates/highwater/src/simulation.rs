@@ -82,16 +82,17 @@ pub fn play(story: &Story, with_lines: bool) -> Outcome {
     }
 }
 
-/// Drops from a story that breaks a rule whatever it can do without and still break one: halves,
-/// then quarters, down to single events.
+/// Drops from a story that breaks a rule whatever it can do without and still break that rule:
+/// halves, then quarters, down to single events.
 pub fn shrink(story: &Story) -> Story {
     let mut story = story.clone();
+    let rule = rule_of(&play(&story, false));
     let mut piece = story.length().div_ceil(2);
     while piece > 0 {
         let mut from = 0;
         while from < story.length() {
             let shorter = story.without(from, from + piece);
-            if play(&shorter, false).violation.is_some() {
+            if rule_of(&play(&shorter, false)) == rule {
                 story = shorter;
             } else {
                 from += piece;
@@ -100,6 +101,12 @@ pub fn shrink(story: &Story) -> Story {
         piece /= 2;
     }
     story
+}
+
+/// The name of the rule that was broken.
+fn rule_of(outcome: &Outcome) -> Option<String> {
+    let (_, what) = outcome.violation.as_ref()?.split_once(": ")?;
+    what.split_once(':').map(|(rule, _)| rule.to_owned())
 }
 
 impl World {

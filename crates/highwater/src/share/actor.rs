@@ -178,7 +178,7 @@ impl Actor {
     /// Makes durable what is decided, and ends.
     pub(crate) fn end(&mut self) {
         if let Some(open) = &mut self.open
-            && let Err(error) = open.replica.flush()
+            && let Err(error) = open.replica.raise_generation(&*open.folder)
         {
             tracing::warn!(share = %self.config.name, %error, "not everything became durable");
         }

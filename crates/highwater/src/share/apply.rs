@@ -189,6 +189,7 @@ impl Open {
         let done = placed.iter().filter(|(_, placed)| done(placed));
         let keys: Vec<Key> = done.map(|(step, _)| step.want.entry.key.clone()).collect();
         self.folder.settle_dirs(&keys)?;
+        self.folder.settle_metadata(&changed_in_place(&placed))?;
         Ok(self.record(placed, after))
     }
 
@@ -442,6 +443,16 @@ impl Open {
             }
         }
     }
+}
+
+/// The keys of what did not come out of the stage, where it was made durable already.
+fn changed_in_place(placed: &[(Step, Placed)]) -> Vec<Key> {
+    let changed = placed.iter().filter(|(step, placed)| {
+        step.staged.is_none()
+            && matches!(placed, Placed::Done { .. })
+            && !matches!(step.want.entry.kind, EntryKind::Symlink { .. })
+    });
+    changed.map(|(step, _)| step.want.entry.key.clone()).collect()
 }
 
 /// What must stand under a key, by the index; `None` when the index does not know for certain.

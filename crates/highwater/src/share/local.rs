@@ -183,6 +183,7 @@ impl Actor {
             self.gone.keys = gone.into_iter().collect();
             self.scanned_at = Some(self.outside.now());
             self.believe_gone()?;
+            self.tell_copies_apart();
             if !self.ready {
                 self.ready = true;
                 if let Some(open) = &mut self.open {
@@ -201,6 +202,15 @@ impl Actor {
         }
         self.scan_next();
         Ok(())
+    }
+
+    /// Raises the generation, so that a copy of the folder or of the store that was made before now
+    /// is noticed when it is put back.
+    fn tell_copies_apart(&mut self) {
+        let Some(open) = &mut self.open else { return };
+        if let Err(error) = open.replica.raise_generation(&*open.folder) {
+            self.fail(error.to_string());
+        }
     }
 
     /// Decides about the deletes that have been seen: they are recorded, or held back.

@@ -11,7 +11,7 @@ use highwater_store::{Commit, ShareRow, Store, StoreError, WantClass};
 use super::outside::{Folder, Outside};
 use super::replica::{History, Replica};
 use crate::config::ShareConfig;
-use highwater_core::NodeId;
+use highwater_core::{NodeId, ShareName};
 
 /// Why a share is not open. It is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub(crate) fn open(
         tracing::warn!(share = %config.name, ?history, "restored from an older copy: new epoch");
         row.epoch = outside.new_epoch();
     }
-    let row = raise_generation(&*folder, store, config, row)?;
+    let row = raise_generation(&*folder, store, &config.name, row)?;
     let mut replica = Replica::open(Arc::clone(store), node, config.name.clone(), row, history)?;
     let problems = clear_leftovers(&*folder, &mut replica)?;
     Ok(Opened { folder, replica, problems })
@@ -74,24 +74,26 @@ fn judge_history(row: &ShareRow, marker: u64) -> History {
     }
 }
 
-fn raise_generation(
+/// Raises the generation in the store and in the folder's marker. A copy of either that was made
+/// before is told from now on.
+pub(super) fn raise_generation(
     folder: &dyn Folder,
     store: &Store,
-    config: &ShareConfig,
+    name: &ShareName,
     mut row: ShareRow,
 ) -> Result<ShareRow, OpenError> {
     let marker = folder.marker();
     row.raising = row.generation.max(marker.generation) + 1;
-    put(store, config, &row)?;
+    put(store, name, &row)?;
     folder.set_marker(&Marker { generation: row.raising, ..marker })?;
     row.generation = row.raising;
-    put(store, config, &row)?;
+    put(store, name, &row)?;
     Ok(row)
 }
 
-fn put(store: &Store, config: &ShareConfig, row: &ShareRow) -> Result<(), StoreError> {
+fn put(store: &Store, name: &ShareName, row: &ShareRow) -> Result<(), StoreError> {
     let mut commit = Commit::new();
-    commit.put_share(&config.name, row);
+    commit.put_share(name, row);
     store.commit(commit)
 }
 

@@ -104,6 +104,8 @@ pub(crate) trait Folder: Debug + Send + Sync {
     fn settle_files(&self, slots: &[Slot]) -> Result<(), SettleError>;
     /// Makes durable what the directories of these keys hold.
     fn settle_dirs(&self, keys: &[Key]) -> Result<(), SettleError>;
+    /// Makes durable the metadata of what stands under these keys.
+    fn settle_metadata(&self, keys: &[Key]) -> Result<(), SettleError>;
 }
 
 impl Folder for Root {
@@ -162,5 +164,9 @@ impl Folder for Root {
 
     fn settle_dirs(&self, keys: &[Key]) -> Result<(), SettleError> {
         Root::settle_dirs(self, keys)
+    }
+
+    fn settle_metadata(&self, keys: &[Key]) -> Result<(), SettleError> {
+        Root::settle_metadata(self, keys)
     }
 }

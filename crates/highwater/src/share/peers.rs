@@ -337,11 +337,12 @@ impl Actor {
             .collect();
         self.dirty = true;
         let known: Vec<LinkId> = self.sources.borrow().iter().map(|source| source.id).collect();
-        if let Some(open) = &mut self.open
-            && sources.iter().any(|source| !known.contains(&source.id))
-        {
-            open.work.ask_again();
-        }
+        let more = sources.iter().any(|source| !known.contains(&source.id));
         self.sources.send_replace(sources);
+        if let Some(open) = self.open.as_mut().filter(|_| more)
+            && let Err(error) = open.ask_again(self.config.mode)
+        {
+            self.fail(error.to_string());
+        }
     }
 }

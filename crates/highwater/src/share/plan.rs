@@ -12,6 +12,8 @@ use highwater_core::{ContentHash, Key};
 use highwater_store::{StoreError, WantClass};
 
 use super::actor::{Actor, Open};
+use super::local::FolderPolicy;
+use crate::config::ShareMode;
 use crate::fetch::copy::Copy;
 use crate::fetch::{FetchError, Fetched, Job, Staged};
 
@@ -44,6 +46,10 @@ pub(crate) struct Work {
     deferred: BTreeMap<Key, Instant>,
     /// Those of the deferred that no connected peer has the content of.
     unavailable: BTreeSet<Key>,
+    /// Conflict copies of states that were replaced since, by somebody who knew them, and that
+    /// nobody who is connected has the content of. They are held, and asked for again when
+    /// somebody else connects.
+    moot: BTreeSet<Key>,
     /// There is more in the store than is at work.
     pub(crate) more: bool,
     /// The disk is full: nothing that needs room is begun before then.
@@ -67,6 +73,7 @@ impl Work {
             ready_deletes: BTreeSet::new(),
             deferred: BTreeMap::new(),
             unavailable: BTreeSet::new(),
+            moot: BTreeSet::new(),
             more: true,
             full_until: None,
             jobs: Vec::new(),
@@ -100,8 +107,7 @@ impl Work {
         self.progress
     }
 
-    /// There is another peer to ask: what nobody had is asked for again at once.
-    pub(crate) fn ask_again(&mut self) {
+    fn ask_again(&mut self) {
         let now = self.now;
         for key in std::mem::take(&mut self.unavailable) {
             self.deferred.insert(key, now);
@@ -355,10 +361,24 @@ impl Open {
             }
             match why {
                 FetchError::NoRoom(_) => continue,
+                FetchError::Unavailable if self.replica.hold_moot_copy(&key)? => {
+                    self.work.moot.insert(key);
+                    continue;
+                }
                 FetchError::Unavailable => drop(self.work.unavailable.insert(key.clone())),
                 _ => {}
             }
             self.work.defer(key, wait);
+        }
+        Ok(())
+    }
+
+    /// There is another peer to ask: what nobody had is asked for again at once.
+    pub(crate) fn ask_again(&mut self, mode: ShareMode) -> Result<(), StoreError> {
+        self.work.ask_again();
+        let policy = FolderPolicy { rules: &self.rules, mode };
+        for key in std::mem::take(&mut self.work.moot) {
+            self.replica.want_again(&key, &policy)?;
         }
         Ok(())
     }

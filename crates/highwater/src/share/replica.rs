@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_core::log::{Actor, Checkpoint};
-use highwater_core::merge::{Merge, Side, conflict_key, merge};
+use highwater_core::merge::{Merge, Side, conflict_key, conflict_of, merge};
 use highwater_core::observe::Observer;
+use highwater_core::version::VersionOrder;
 use highwater_core::{
     Entry, EntryKind, Epoch, Key, LogDigest, Manifest, NodeId, Seq, ShareName, Version, WallTime,
 };
@@ -22,6 +23,8 @@ use highwater_store::{
 mod rows;
 
 use super::catalogue::Catalogue;
+use super::open::{OpenError, raise_generation};
+use super::outside::Folder;
 
 /// What an entry may not be taken in for.
 pub(crate) trait Policy {
@@ -178,6 +181,14 @@ impl Replica {
         &self.catalogue
     }
 
+    /// Raises the generation here and in the folder.
+    pub(crate) fn raise_generation(&mut self, folder: &dyn Folder) -> Result<(), OpenError> {
+        self.flush()?;
+        let row = self.row.clone();
+        self.row = raise_generation(folder, &self.store, &self.name, row)?;
+        Ok(())
+    }
+
     pub(crate) fn epoch(&self) -> Epoch {
         self.row.epoch
     }
@@ -257,7 +268,8 @@ impl Replica {
             // from the start.
             Some((class, want)) if want.entry.kind == kind => {
                 self.unwant(class, &want.entry);
-                self.append(want.entry, Some(print), want.learned_from, row)
+                self.append(want.entry.clone(), Some(print), want.learned_from, row)?;
+                self.kept(&want.entry)
             }
             _ => self.changed(row, key, kind, Some(print), now),
         }
@@ -396,7 +408,10 @@ impl Replica {
                 Ok(())
             }
             Merge::Both(resolution) => {
-                if resolution.winner == Side::Ours || resolution.merged.kind == ours.kind {
+                if resolution.winner == Side::Ours && resolution.copy.is_some() {
+                    // Claims nothing of theirs before it is kept here.
+                    self.append(ours, print, None, row)?;
+                } else if resolution.winner == Side::Ours || resolution.merged.kind == ours.kind {
                     self.append(resolution.merged, print, None, row)?;
                 } else {
                     self.append(ours, print, None, row)?;
@@ -425,7 +440,11 @@ impl Replica {
             match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs) {
                 Merge::Known => return Ok(()),
                 Merge::Take => (theirs, learned_from, None),
-                Merge::Both(both) => (both.merged, None, both.copy),
+                Merge::Both(both) => match (both.copy, both.winner) {
+                    (None, _) => (both.merged, None, None),
+                    (Some(copy), Side::Ours) => return self.take_in(copy, None, policy),
+                    (Some(copy), Side::Theirs) => (theirs, learned_from, Some(copy)),
+                },
             };
         if let Some((class, want)) = &want {
             self.unwant(*class, &want.entry);
@@ -447,7 +466,10 @@ impl Replica {
         let (merged, learned_from, copy) = match merge(row.as_ref().map(|r| &r.entry), &incoming) {
             Merge::Known => return Ok(()),
             Merge::Take => (incoming, learned_from, None),
-            Merge::Both(both) => (both.merged, None, both.copy),
+            Merge::Both(both) => match (both.copy, both.winner) {
+                (Some(copy), Side::Ours) => return self.take_in(copy, None, policy),
+                (copy, _) => (both.merged, None, copy),
+            },
         };
         let stands = match &row {
             Some(row) => row.entry.kind == merged.kind,
@@ -481,13 +503,59 @@ impl Replica {
         {
             self.unwant(class, &want.entry);
         }
-        self.append(want.entry.clone(), print, want.learned_from, row)
+        self.append(want.entry.clone(), print, want.learned_from, row)?;
+        self.kept(&want.entry)
+    }
+
+    /// If a conflict copy is in place, the state that won against it includes it from now on. Not
+    /// before: whoever hears of a state that includes its own replaces its own, and would throw
+    /// away the only bytes that the copy can be made of.
+    fn kept(&mut self, copy: &Entry) -> Result<(), StoreError> {
+        let Some(key) = conflict_of(&copy.key).filter(|_| copy.kind.is_live()) else {
+            return Ok(());
+        };
+        let Some(row) = self.entry(&key)?.filter(|row| row.entry.kind.is_live()) else {
+            return Ok(());
+        };
+        if row.entry.version.compare(&copy.version) != VersionOrder::Concurrent {
+            return Ok(());
+        }
+        let version = row.entry.version.join(&copy.version);
+        let print = decode_print(row.print.as_deref());
+        let merged = Entry { version, ..row.entry.clone() };
+        self.append(merged, print.as_ref(), None, Some(row))
     }
 
     /// A wanted state moves between what is to be done and what policy holds.
     pub(crate) fn reclassify(&mut self, class: WantClass, want: WantRow, to: WantClass) {
         self.unwant(class, &want.entry);
         self.put_want(to, want.entry, want.learned_from);
+    }
+
+    /// Holds the want of a conflict copy, if the state that it is to keep is included in what the
+    /// conflict's key holds: it was replaced by somebody who knew it, or others have the copy.
+    /// Nobody can be waited for who has it. Whether it is held now.
+    pub(crate) fn hold_moot_copy(&mut self, key: &Key) -> Result<bool, StoreError> {
+        let Some(lost_to) = conflict_of(key) else { return Ok(false) };
+        let Some((WantClass::Live, want)) = self.want(key)? else { return Ok(false) };
+        let row = self.entry(&lost_to)?.map(|row| row.entry);
+        let wanted = self.want(&lost_to)?.map(|(_, want)| want.entry);
+        let known = row.into_iter().chain(wanted);
+        if !known.into_iter().any(|entry| entry.version.includes(&want.entry.version)) {
+            return Ok(false);
+        }
+        self.reclassify(WantClass::Live, want, WantClass::Held);
+        Ok(true)
+    }
+
+    /// Wants again what was held, unless policy holds it.
+    pub(crate) fn want_again(&mut self, key: &Key, policy: &dyn Policy) -> Result<(), StoreError> {
+        if let Some((WantClass::Held, want)) = self.want(key)?
+            && !policy.keeps_out(&want.entry)
+        {
+            self.reclassify(WantClass::Held, want, WantClass::Live);
+        }
+        Ok(())
     }
 
     // --- peers ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use highwater_core::wire::Goodbye;
 use highwater_core::{Epoch, WallTime};
 use highwater_folder::{Hint, IgnoreRules, Marker, MarkerIdentity, RootError, WatchError};
-use highwater_store::{ShareNumber, Store};
+use highwater_store::ShareNumber;
 use tokio::sync::{mpsc, watch};
 
 use super::chance::Chance;
@@ -41,7 +41,6 @@ const JOBS_MAX: usize = 8192;
 pub(super) struct Played {
     pub(super) clock: PlayedClock,
     pub(super) folder: PlayedFolder,
-    pub(super) store: Arc<Store>,
     pub(super) chance: Arc<Mutex<Chance>>,
     pub(super) crew: Arc<Mutex<Option<Crew>>>,
 }

@@ -155,6 +155,12 @@ impl Folder for PlayedFolder {
         disk.sync_dir(STAGE);
         Ok(())
     }
+
+    fn settle_metadata(&self, keys: &[Key]) -> Result<(), SettleError> {
+        let mut disk = self.disk();
+        keys.iter().for_each(|key| disk.sync_file(key.as_str()));
+        Ok(())
+    }
 }
 
 /// A hash as it is printed.

@@ -60,7 +60,7 @@ impl Judge {
         }
         if let Some(lines) = &mut self.lines {
             let mut what = format!("{what:?}");
-            if let Some((end, _)) = what.char_indices().nth(600) {
+            if let Some((end, _)) = what.char_indices().nth(900) {
                 what.truncate(end);
             }
             lines.push(format!("{:>12} node {node} {verb} {what}", seconds(time)));

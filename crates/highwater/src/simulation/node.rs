@@ -42,7 +42,8 @@ pub(super) struct Node {
 pub(super) struct Life {
     pub(super) actor: Actor,
     pub(super) inbox: mpsc::Receiver<Event>,
-    pub(super) events: mpsc::Sender<Event>,
+    /// Kept open: what happens is told directly.
+    _events: mpsc::Sender<Event>,
     pub(super) played: Played,
     pub(super) store: Arc<Store>,
     /// When it acts next, if that is decided.
@@ -84,7 +85,6 @@ impl Node {
         let played = Played {
             clock: self.clock.clone(),
             folder: self.folder.clone(),
-            store: Arc::clone(&store),
             chance: Arc::clone(&self.chance),
             crew: Arc::default(),
         };
@@ -101,11 +101,11 @@ impl Node {
         let (told, _) = watch::channel(snapshot::blank(&config));
         let outside = Box::new(played.clone());
         let actor = Actor::new(config, self.peers.clone(), around, counter, outside, told);
-        let (events, inbox) = mpsc::channel(1);
+        let (_events, inbox) = mpsc::channel(1);
         let (wanted, slots) = (BTreeMap::new(), 0);
         self.lives += 1;
         self.life =
-            Some(Life { actor, inbox, events, played, store, acts_at: None, wanted, slots });
+            Some(Life { actor, inbox, _events, played, store, acts_at: None, wanted, slots });
         Ok(())
     }
 

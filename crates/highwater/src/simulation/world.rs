@@ -32,6 +32,8 @@ const SCAN_MAX: u64 = 60_000;
 const TURN_MAX: u64 = 300;
 /// Longest time before a link that could be is.
 const DIAL_MAX: u64 = 3 * SECOND;
+/// Longest time before a node's share learns that a link is up.
+const LINK_UP_MAX: u64 = 1_000;
 /// Longest time before a side learns that its link is gone, as the net promises.
 const SILENCE_MAX: u64 = 12 * SECOND;
 /// How often the kernel writes back what nobody synced, at most.
@@ -161,7 +163,12 @@ impl World {
             }
             Happening::Told { node, life, turn } => {
                 if self.is_life(node, life) {
-                    self.note(node, "hears", &turn);
+                    match &*turn {
+                        Turn::Event(Event::LinkUp { source, .. }) => {
+                            self.note(node, "has a link", &(source.id, source.peer));
+                        }
+                        turn => self.note(node, "hears", turn),
+                    }
                     self.take_turn(node, *turn, false);
                 }
             }
@@ -314,12 +321,14 @@ impl World {
         self.links += 2;
         let (ids, lives) =
             ([self.links - 1, self.links], [self.nodes[a].lives, self.nodes[b].lives]);
-        let (end_a, control_a) = End::new(a, lives[0], ids[0], self.nodes[b].id);
-        let (end_b, control_b) = End::new(b, lives[1], ids[1], self.nodes[a].id);
-        for (end, control) in [(&end_a, control_a), (&end_b, control_b)] {
+        let (mut end_a, control_a) = End::new(a, lives[0], ids[0], self.nodes[b].id);
+        let (mut end_b, control_b) = End::new(b, lives[1], ids[1], self.nodes[a].id);
+        for (end, control) in [(&mut end_a, control_a), (&mut end_b, control_b)] {
             let source = Arc::clone(&end.source);
             let up = Event::LinkUp { source, control, fresh: true };
-            self.tell(end.node, 1_000, Turn::Event(up));
+            self.tell(end.node, LINK_UP_MAX, Turn::Event(up));
+            // A node hears of a link before it hears anything through it.
+            end.last_arrival = self.clock.micros() + LINK_UP_MAX;
         }
         self.wires[wire].ends = Some([end_a, end_b]);
         self.note(a, "linked to", &b);
