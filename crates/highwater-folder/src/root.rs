@@ -87,7 +87,7 @@ pub struct Root {
 
 impl Root {
     /// Marks the directory at `path` as a share and opens it. A directory that already carries a
-    /// marker of the same share and node is taken over.
+    /// marker of the same share and node is taken over, and keeps its generation if that is higher.
     ///
     /// # Errors
     /// [`RootError::Foreign`] when it is marked as something else; no marker is changed then.
@@ -96,19 +96,22 @@ impl Root {
         let fails = |attempt| move |errno: Errno| unreadable(path, attempt, errno);
         make_private_dir(dir.as_fd(), RESERVED_DIR).map_err(fails("create '.highwater'"))?;
         let control = open_own(&dir, RESERVED_DIR).map_err(fails("open '.highwater'"))?;
+        let mut marker = marker.clone();
         match read_marker(&control) {
             Ok(Some(found)) if found.identity() != marker.identity() => {
                 let found = Box::new(found);
                 return Err(RootError::Foreign { path: path.into(), found });
             }
-            Ok(_) | Err(Errno::NOENT) => {}
+            // A copy of the folder from before may still be put back some day.
+            Ok(Some(found)) => marker.generation = marker.generation.max(found.generation),
+            Ok(None) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(unreadable(path, "read the marker", errno)),
         }
         for name in [STAGE, KEPT] {
             make_private_dir(control.as_fd(), name).map_err(fails("create '.highwater'"))?;
         }
         let root = Self::assemble(path, dir, control, marker.clone())?;
-        root.set_marker(marker)?;
+        root.set_marker(&marker)?;
         Ok(root)
     }
 

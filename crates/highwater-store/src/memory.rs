@@ -59,6 +59,13 @@ impl MemoryDisk {
         lost
     }
 
+    /// What a process that starts anew finds: if a sync has failed, only what is durable.
+    pub fn reopen(&self) {
+        if self.state().holed {
+            self.crash(|_| 0);
+        }
+    }
+
     /// Makes the disk fail, or work again.
     pub fn set_fault(&self, fault: Option<DiskFault>) {
         self.state().fault = fault;

@@ -243,10 +243,12 @@ impl Open {
             return false;
         };
         if let Some((WantClass::Live, want)) = want {
+            // What must be kept of that which stands there is kept in its own turn.
+            let in_use = self.copy_is_pending(row.as_ref()).unwrap_or(true)
+                || self.local_changes.contains_key(&parent);
             let is_directory = matches!(want.entry.kind, EntryKind::Directory { .. });
-            let Some(expect) = expectation(row.as_ref()).filter(|_| is_directory) else {
-                return false;
-            };
+            let expect = expectation(row.as_ref()).filter(|_| is_directory && !in_use);
+            let Some(expect) = expect else { return false };
             self.work.ready.remove(&parent);
             let step = Step { want, staged: None, expect };
             let outcome = self.place(&step, placed, after);

@@ -268,8 +268,7 @@ impl Replica {
             // from the start.
             Some((class, want)) if want.entry.kind == kind => {
                 self.unwant(class, &want.entry);
-                self.append(want.entry.clone(), Some(print), want.learned_from, row)?;
-                self.kept(&want.entry)
+                self.append_wanted(want, Some(print), row)
             }
             _ => self.changed(row, key, kind, Some(print), now),
         }
@@ -291,7 +290,7 @@ impl Replica {
         match self.want(&key)? {
             Some((class, want)) if !want.entry.kind.is_live() => {
                 self.unwant(class, &want.entry);
-                self.append(want.entry, None, want.learned_from, Some(row))
+                self.append_wanted(want, None, Some(row))
             }
             _ => self.changed(Some(row), key, EntryKind::Tombstone, None, now),
         }
@@ -329,15 +328,17 @@ impl Replica {
         let entry = self.new_version(known, key, kind, now);
         let want = self.want(&entry.key)?;
         let rival = match (&want, self.history, known) {
-            (Some((class, want)), ..) if *class != WantClass::Held => Some(want.entry.clone()),
-            (None, History::FilesRestored, Some(known)) => Some(known.clone()),
+            (Some((class, want)), ..) if *class != WantClass::Held => Some(want.clone()),
+            (None, History::FilesRestored, Some(known)) => {
+                Some(WantRow { entry: known.clone(), learned_from: None })
+            }
             _ => None,
         };
         let Some(rival) = rival else { return self.append(entry, print, None, row) };
         if let Some((class, want)) = &want {
             self.unwant(*class, &want.entry);
         }
-        self.settle_rivals(entry, &rival, print, row)
+        self.settle_rivals(entry, rival, print, row)
     }
 
     /// Somebody replaced the state that a conflict copy was to be made of, knowing it: the copy is
@@ -396,32 +397,28 @@ impl Replica {
     fn settle_rivals(
         &mut self,
         ours: Entry,
-        theirs: &Entry,
+        theirs: WantRow,
         print: Option<&StatPrint>,
         row: Option<EntryRow>,
     ) -> Result<(), StoreError> {
-        match merge(Some(&ours), theirs) {
+        match merge(Some(&ours), &theirs.entry) {
             Merge::Known => self.append(ours, print, None, row),
             Merge::Take => {
                 self.append(ours, print, None, row)?;
-                self.put_want(WantClass::of(theirs), theirs.clone(), None);
+                self.put_want(WantClass::of(&theirs.entry), theirs.entry, theirs.learned_from);
                 Ok(())
             }
-            Merge::Both(resolution) => {
-                if resolution.winner == Side::Ours && resolution.copy.is_some() {
-                    // Claims nothing of theirs before it is kept here.
+            Merge::Both(both) => {
+                let theirs_wins = both.winner == Side::Theirs && both.merged.kind != ours.kind;
+                if theirs_wins {
                     self.append(ours, print, None, row)?;
-                } else if resolution.winner == Side::Ours || resolution.merged.kind == ours.kind {
-                    self.append(resolution.merged, print, None, row)?;
+                    self.put_want(WantClass::of(&theirs.entry), theirs.entry, theirs.learned_from);
+                } else if both.copy.is_some() {
+                    self.append(ours, print, None, row)?;
                 } else {
-                    self.append(ours, print, None, row)?;
-                    let class = WantClass::of(&resolution.merged);
-                    self.put_want(class, resolution.merged, None);
+                    self.append(both.merged, print, None, row)?;
                 }
-                match resolution.copy {
-                    Some(copy) => self.take_in(copy, None, &NoPolicy),
-                    None => Ok(()),
-                }
+                self.take_in_copy(both.copy, &NoPolicy)
             }
         }
     }
@@ -429,6 +426,10 @@ impl Replica {
     // --- what a peer announced ------------------------------------------------------------
 
     /// A peer has this state. It becomes wanted, or known, or settles a conflict.
+    ///
+    /// What is wanted is always a state as some peer has it. It is merged with what stands here
+    /// only when it is put in place: nothing is claimed to be included before it is kept here or
+    /// knowingly replaced, or whoever hears of the claim would replace the only bytes there are.
     pub(crate) fn take_in(
         &mut self,
         theirs: Entry,
@@ -436,24 +437,23 @@ impl Replica {
         policy: &dyn Policy,
     ) -> Result<(), StoreError> {
         let want = self.want(&theirs.key)?;
-        let (incoming, learned_from, copy) =
-            match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs) {
-                Merge::Known => return Ok(()),
-                Merge::Take => (theirs, learned_from, None),
-                Merge::Both(both) => match (both.copy, both.winner) {
-                    (None, _) => (both.merged, None, None),
-                    (Some(copy), Side::Ours) => return self.take_in(copy, None, policy),
-                    (Some(copy), Side::Theirs) => (theirs, learned_from, Some(copy)),
-                },
-            };
+        let copy = match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs) {
+            Merge::Known => return Ok(()),
+            Merge::Take => None,
+            Merge::Both(both) if both.winner == Side::Ours => {
+                return self.take_in_copy(both.copy, policy);
+            }
+            Merge::Both(both) => both.copy,
+        };
         if let Some((class, want)) = &want {
             self.unwant(*class, &want.entry);
         }
-        self.against_index(incoming, learned_from, policy)?;
-        match copy {
-            Some(copy) => self.take_in(copy, None, policy),
-            None => Ok(()),
-        }
+        self.against_index(theirs, learned_from, policy)?;
+        self.take_in_copy(copy, policy)
+    }
+
+    fn take_in_copy(&mut self, copy: Option<Entry>, policy: &dyn Policy) -> Result<(), StoreError> {
+        copy.map_or(Ok(()), |copy| self.take_in(copy, None, policy))
     }
 
     fn against_index(
@@ -463,30 +463,33 @@ impl Replica {
         policy: &dyn Policy,
     ) -> Result<(), StoreError> {
         let row = self.entry(&incoming.key)?;
-        let (merged, learned_from, copy) = match merge(row.as_ref().map(|r| &r.entry), &incoming) {
-            Merge::Known => return Ok(()),
-            Merge::Take => (incoming, learned_from, None),
-            Merge::Both(both) => match (both.copy, both.winner) {
-                (Some(copy), Side::Ours) => return self.take_in(copy, None, policy),
-                (copy, _) => (both.merged, None, copy),
-            },
-        };
         let stands = match &row {
-            Some(row) => row.entry.kind == merged.kind,
-            None => !merged.kind.is_live(),
+            Some(row) => row.entry.kind == incoming.kind,
+            None => !incoming.kind.is_live(),
         };
-        if stands {
-            let print = row.as_ref().and_then(|row| decode_print(row.print.as_deref()));
-            self.append(merged, print.as_ref(), learned_from, row)?;
-        } else {
-            let held = policy.keeps_out(&merged);
-            let class = if held { WantClass::Held } else { WantClass::of(&merged) };
-            self.put_want(class, merged, learned_from);
+        let print = row.as_ref().and_then(|row| decode_print(row.print.as_deref()));
+        match merge(row.as_ref().map(|r| &r.entry), &incoming) {
+            Merge::Known => Ok(()),
+            Merge::Take if stands => self.append(incoming, print.as_ref(), learned_from, row),
+            Merge::Take => {
+                self.put_incoming(incoming, learned_from, policy);
+                Ok(())
+            }
+            Merge::Both(both) => {
+                match both.winner {
+                    Side::Theirs if !stands => self.put_incoming(incoming, learned_from, policy),
+                    Side::Ours if both.copy.is_some() => {}
+                    _ => self.append(both.merged, print.as_ref(), None, row)?,
+                }
+                self.take_in_copy(both.copy, policy)
+            }
         }
-        match copy {
-            Some(copy) => self.take_in(copy, None, policy),
-            None => Ok(()),
-        }
+    }
+
+    fn put_incoming(&mut self, entry: Entry, learned_from: Option<Actor>, policy: &dyn Policy) {
+        let held = policy.keeps_out(&entry);
+        let class = if held { WantClass::Held } else { WantClass::of(&entry) };
+        self.put_want(class, entry, learned_from);
     }
 
     // --- what was put in place ------------------------------------------------------------
@@ -503,8 +506,26 @@ impl Replica {
         {
             self.unwant(class, &want.entry);
         }
-        self.append(want.entry.clone(), print, want.learned_from, row)?;
-        self.kept(&want.entry)
+        self.append_wanted(want.clone(), print, row)
+    }
+
+    /// A wanted state stands under its key, and includes from now on what stood there before.
+    fn append_wanted(
+        &mut self,
+        want: WantRow,
+        print: Option<&StatPrint>,
+        row: Option<EntryRow>,
+    ) -> Result<(), StoreError> {
+        let before = row.as_ref().map(|row| &row.entry.version);
+        let (version, learned_from) = match before {
+            Some(before) if !want.entry.version.includes(before) => {
+                (want.entry.version.join(before), None)
+            }
+            _ => (want.entry.version, want.learned_from),
+        };
+        let entry = Entry { version, ..want.entry };
+        self.append(entry.clone(), print, learned_from, row)?;
+        self.kept(&entry)
     }
 
     /// If a conflict copy is in place, the state that won against it includes it from now on. Not
@@ -532,16 +553,17 @@ impl Replica {
         self.put_want(to, want.entry, want.learned_from);
     }
 
-    /// Holds the want of a conflict copy, if the state that it is to keep is included in what the
-    /// conflict's key holds: it was replaced by somebody who knew it, or others have the copy.
+    /// Holds the want of a conflict copy, if the state that it is to keep is included in what stands
+    /// under the conflict's key: it was replaced by somebody who knew it, or others have the copy.
     /// Nobody can be waited for who has it. Whether it is held now.
     pub(crate) fn hold_moot_copy(&mut self, key: &Key) -> Result<bool, StoreError> {
         let Some(lost_to) = conflict_of(key) else { return Ok(false) };
         let Some((WantClass::Live, want)) = self.want(key)? else { return Ok(false) };
-        let row = self.entry(&lost_to)?.map(|row| row.entry);
-        let wanted = self.want(&lost_to)?.map(|(_, want)| want.entry);
-        let known = row.into_iter().chain(wanted);
-        if !known.into_iter().any(|entry| entry.version.includes(&want.entry.version)) {
+        let Some(stands) = self.entry(&lost_to)?.map(|row| row.entry) else { return Ok(false) };
+        // What stands there still is what the copy will be made of.
+        if stands.kind.same_content(&want.entry.kind)
+            || !stands.version.includes(&want.entry.version)
+        {
             return Ok(false);
         }
         self.reclassify(WantClass::Live, want, WantClass::Held);

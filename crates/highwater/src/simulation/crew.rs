@@ -91,7 +91,12 @@ impl Outside for Played {
 
     fn create_folder(&mut self, marker: &Marker) -> Result<Arc<dyn Folder>, RootError> {
         self.found()?;
-        self.folder.disk().marker = Some(marker.clone());
+        let mut disk = self.folder.disk();
+        let mut marker = marker.clone();
+        let before = disk.marker.as_ref().map_or(0, |found| found.generation);
+        marker.generation = marker.generation.max(before);
+        disk.marker = Some(marker);
+        drop(disk);
         Ok(Arc::new(self.folder.clone()))
     }
 

@@ -81,6 +81,7 @@ impl Node {
 
     /// Starts the node on its disks.
     pub(super) fn start(&mut self) -> Result<(), highwater_store::OpenError> {
+        self.memory.reopen();
         let store = Arc::new(Store::open_in_memory(&self.memory)?);
         let played = Played {
             clock: self.clock.clone(),
