@@ -85,8 +85,9 @@ fn precedence(a: &Entry, b: &Entry) -> Ordering {
 }
 
 /// The loser of a conflict under its own key. Its version stays the loser's, so that every node
-/// makes the same copy, and one that was deleted since does not come back.
-fn conflict_copy(lost: &Entry) -> Option<Entry> {
+/// makes the same copy, and one that was deleted since does not come back. `None` as for
+/// [`conflict_key`].
+pub fn conflict_copy(lost: &Entry) -> Option<Entry> {
     Some(Entry { key: conflict_key(lost)?, ..lost.clone() })
 }
 

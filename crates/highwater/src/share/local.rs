@@ -142,6 +142,9 @@ impl Actor {
                     if self.config.mode == ShareMode::ReceiveOnly {
                         observed_by_receiver(open, seen, now)?;
                     } else {
+                        if !matches!(seen.kind, EntryKind::Directory { .. }) {
+                            open.replica.gone_below(&seen.key, now)?;
+                        }
                         observed(open, &seen, now)?;
                     }
                 }

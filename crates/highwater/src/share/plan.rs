@@ -23,6 +23,9 @@ pub(crate) const ACTIVE_MAX: usize = 4096;
 const TOMBSTONES_MAX: usize = 512;
 /// Copies that go to the copying task together.
 const COPIES_MAX: usize = 256;
+/// What people are told of a state whose content is gone.
+const LOST_CONTENT: &str = "a peer announced this, and no peer has its content any more: it was \
+    replaced or lost before it was sent; what stood here before stays, write it anew to settle it";
 /// When to try again what could not be done now.
 pub(crate) const SOON: Duration = Duration::from_millis(50);
 pub(crate) const LATER: Duration = Duration::from_secs(5);
@@ -46,10 +49,10 @@ pub(crate) struct Work {
     deferred: BTreeMap<Key, Instant>,
     /// Those of the deferred that no connected peer has the content of.
     unavailable: BTreeSet<Key>,
-    /// Conflict copies of states that were replaced since, by somebody who knew them, and that
-    /// nobody who is connected has the content of. They are held, and asked for again when
-    /// somebody else connects.
-    moot: BTreeSet<Key>,
+    /// What cannot be had: every peer is connected, and none has the content; or it is a conflict
+    /// copy of a state that was knowingly replaced since, and no connected peer has it. Held, and
+    /// asked for again when somebody connects.
+    unattainable: BTreeSet<Key>,
     /// There is more in the store than is at work.
     pub(crate) more: bool,
     /// The disk is full: nothing that needs room is begun before then.
@@ -73,7 +76,7 @@ impl Work {
             ready_deletes: BTreeSet::new(),
             deferred: BTreeMap::new(),
             unavailable: BTreeSet::new(),
-            moot: BTreeSet::new(),
+            unattainable: BTreeSet::new(),
             more: true,
             full_until: None,
             jobs: Vec::new(),
@@ -191,10 +194,12 @@ impl Actor {
     pub(crate) fn fetched(&mut self, outcomes: Vec<Fetched>) -> Result<(), StoreError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         self.dirty = true;
+        let linked = |peer| self.links.get(peer).is_some_and(|link| link.theirs.is_some());
+        let all_asked = self.peers.keys().all(linked);
         for outcome in outcomes {
             match outcome {
                 Fetched::Staged(staged) => open.staged(staged)?,
-                Fetched::Failed { content, why } => open.not_staged(content, &why)?,
+                Fetched::Failed { content, why } => open.not_staged(content, &why, all_asked)?,
             }
         }
         Ok(())
@@ -339,7 +344,12 @@ impl Open {
         Ok(())
     }
 
-    fn not_staged(&mut self, content: ContentHash, why: &FetchError) -> Result<(), StoreError> {
+    fn not_staged(
+        &mut self,
+        content: ContentHash,
+        why: &FetchError,
+        all_asked: bool,
+    ) -> Result<(), StoreError> {
         self.work.copying.remove(&content);
         let keys = self.work.waiting.remove(&content).unwrap_or_default();
         let (wait, kind) = match why {
@@ -361,8 +371,13 @@ impl Open {
             }
             match why {
                 FetchError::NoRoom(_) => continue,
-                FetchError::Unavailable if self.replica.hold_moot_copy(&key)? => {
-                    self.work.moot.insert(key);
+                FetchError::Unavailable if self.replica.is_moot_copy(&key)? => {
+                    self.give_up(key)?;
+                    continue;
+                }
+                FetchError::Unavailable if all_asked => {
+                    self.cannot_place(&key, "lost_content", LOST_CONTENT.to_owned());
+                    self.give_up(key)?;
                     continue;
                 }
                 FetchError::Unavailable => drop(self.work.unavailable.insert(key.clone())),
@@ -373,11 +388,17 @@ impl Open {
         Ok(())
     }
 
+    fn give_up(&mut self, key: Key) -> Result<(), StoreError> {
+        self.replica.hold(&key)?;
+        self.work.unattainable.insert(key);
+        Ok(())
+    }
+
     /// There is another peer to ask: what nobody had is asked for again at once.
     pub(crate) fn ask_again(&mut self, mode: ShareMode) -> Result<(), StoreError> {
         self.work.ask_again();
         let policy = FolderPolicy { rules: &self.rules, mode };
-        for key in std::mem::take(&mut self.work.moot) {
+        for key in std::mem::take(&mut self.work.unattainable) {
             self.replica.want_again(&key, &policy)?;
         }
         Ok(())

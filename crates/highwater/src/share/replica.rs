@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_core::log::{Actor, Checkpoint};
-use highwater_core::merge::{Merge, Side, conflict_key, conflict_of, merge};
+use highwater_core::merge::{Merge, Side, conflict_copy, conflict_key, conflict_of, merge};
 use highwater_core::observe::Observer;
 use highwater_core::version::VersionOrder;
 use highwater_core::{
@@ -296,6 +296,22 @@ impl Replica {
         }
     }
 
+    /// Something else stands where a directory stood, so nothing stands below it. Said before what
+    /// took its place: a peer makes room for that only once the directory is empty.
+    pub(crate) fn gone_below(&mut self, key: &Key, now: WallTime) -> Result<(), StoreError> {
+        let was_dir = self
+            .entry(key)?
+            .is_some_and(|row| matches!(row.entry.kind, EntryKind::Directory { .. }));
+        if !was_dir || self.history != History::Continuous {
+            return Ok(());
+        }
+        let below = self.store.entries(self.number(), Some(key));
+        let live = below.filter(|row| row.as_ref().map_or(true, |row| row.entry.kind.is_live()));
+        let keys: Vec<Key> =
+            live.map(|row| Ok(row?.entry.key)).collect::<Result<_, StoreError>>()?;
+        keys.into_iter().rev().try_for_each(|key| self.gone(key, now))
+    }
+
     /// What was lost here without being deleted is wanted back as it was.
     pub(crate) fn lost(&mut self, key: &Key) -> Result<bool, StoreError> {
         let Some(row) = self.entry(key)?.filter(|row| row.entry.kind.is_live()) else {
@@ -356,7 +372,8 @@ impl Replica {
         self.append(tombstone, None, None, old)
     }
 
-    /// A directory that was to be deleted must stay: something was put into it.
+    /// A directory that was to be deleted, or to give way, must stay: something was put into it.
+    /// What was to take its place becomes a conflict copy.
     pub(crate) fn reassert(&mut self, want: &WantRow, now: WallTime) -> Result<(), StoreError> {
         let Some(row) = self.entry(&want.entry.key)? else { return Ok(()) };
         if let Some((class, current)) = self.want(&want.entry.key)?
@@ -364,13 +381,17 @@ impl Replica {
         {
             self.unwant(class, &want.entry);
         }
-        let joined =
-            Entry { version: row.entry.version.join(&want.entry.version), ..row.entry.clone() };
+        let mut known = row.entry.clone();
+        let copy = conflict_copy(&want.entry).filter(|_| want.entry.kind.is_live());
+        if copy.is_none() {
+            known.version = known.version.join(&want.entry.version);
+        }
         let observer = Observer { actor: self.actor, author: self.node.tag(), now };
-        let (key, kind) = (joined.key.clone(), joined.kind.clone());
-        let entry = observer.changed(Some(&joined), key, kind, self.head.next());
+        let (key, kind) = (known.key.clone(), known.kind.clone());
+        let entry = observer.changed(Some(&known), key, kind, self.head.next());
         let print = decode_print(row.print.as_deref());
-        self.append(entry, print.as_ref(), None, Some(row))
+        self.append(entry, print.as_ref(), None, Some(row))?;
+        self.take_in_copy(copy, &NoPolicy)
     }
 
     fn new_version(
@@ -553,21 +574,23 @@ impl Replica {
         self.put_want(to, want.entry, want.learned_from);
     }
 
-    /// Holds the want of a conflict copy, if the state that it is to keep is included in what stands
-    /// under the conflict's key: it was replaced by somebody who knew it, or others have the copy.
-    /// Nobody can be waited for who has it. Whether it is held now.
-    pub(crate) fn hold_moot_copy(&mut self, key: &Key) -> Result<bool, StoreError> {
+    /// Whether a conflict copy is wanted of a state that is included in what stands under the
+    /// conflict's key: it was replaced by somebody who knew it, or others have the copy.
+    pub(crate) fn is_moot_copy(&mut self, key: &Key) -> Result<bool, StoreError> {
         let Some(lost_to) = conflict_of(key) else { return Ok(false) };
-        let Some((WantClass::Live, want)) = self.want(key)? else { return Ok(false) };
+        let Some((_, want)) = self.want(key)? else { return Ok(false) };
         let Some(stands) = self.entry(&lost_to)?.map(|row| row.entry) else { return Ok(false) };
         // What stands there still is what the copy will be made of.
-        if stands.kind.same_content(&want.entry.kind)
-            || !stands.version.includes(&want.entry.version)
-        {
-            return Ok(false);
+        Ok(!stands.kind.same_content(&want.entry.kind)
+            && stands.version.includes(&want.entry.version))
+    }
+
+    /// Holds what cannot be had, until [`Replica::want_again`].
+    pub(crate) fn hold(&mut self, key: &Key) -> Result<(), StoreError> {
+        if let Some((WantClass::Live, want)) = self.want(key)? {
+            self.reclassify(WantClass::Live, want, WantClass::Held);
         }
-        self.reclassify(WantClass::Live, want, WantClass::Held);
-        Ok(true)
+        Ok(())
     }
 
     /// Wants again what was held, unless policy holds it.

@@ -399,11 +399,11 @@ impl Disk {
         }
         let torn = match (&inode.durable, &inode.thing) {
             (Some(durable), _) => durable.clone(),
-            (None, &Thing::File { size, mode, mtime, .. }) => {
+            (None, &Thing::File { size, mode, mtime, .. }) if size > 0 => {
                 let content = torn_content(ino);
                 Thing::File { content, size: size / 2, mode, mtime }
             }
-            (None, dir) => dir.clone(),
+            (None, whole) => whole.clone(),
         };
         inode.thing = torn.clone();
         inode.durable = Some(torn);
