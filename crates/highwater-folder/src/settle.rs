@@ -127,6 +127,21 @@ impl Root {
         Ok(())
     }
 
+    /// Makes durable what a user did to these keys, before anybody is told of it: what they lead to,
+    /// and that they lead there. A file that a peer already has and that a power cut takes away
+    /// here would look like the user's next edit.
+    ///
+    /// # Errors
+    /// [`SettleError::SyncFailed`] is final for this root.
+    pub fn settle_observed(&self, keys: &[Key]) -> Result<(), SettleError> {
+        self.refuse_after_failure()?;
+        if keys.len() >= SYNCFS_FROM && self.sync_everything()? {
+            return Ok(());
+        }
+        self.settle_metadata(keys)?;
+        self.settle_dirs(keys)
+    }
+
     /// One `syncfs`, unless the last one was slow not long ago. Answers whether it was done.
     fn sync_everything(&self) -> Result<bool, SettleError> {
         let rounds = &self.sync.rounds_without_syncfs;

@@ -250,6 +250,11 @@ impl Actor {
             self.fail(error.to_string());
             return Ok(0);
         }
+        // A power cut must not bring back what everybody else has deleted by then.
+        if let Err(error) = open.folder.settle_dirs(keys) {
+            self.fail(error.to_string());
+            return Ok(0);
+        }
         let mut recorded = 0;
         for key in keys {
             // It may have been put there since the scan looked.

@@ -371,6 +371,11 @@ impl Open {
             }
             match why {
                 FetchError::NoRoom(_) => continue,
+                // It was waited for under another name, and stands here under one.
+                FetchError::Unavailable if self.stands_here(&content)? => {
+                    self.work.defer(key, Duration::ZERO);
+                    continue;
+                }
                 FetchError::Unavailable if self.replica.is_moot_copy(&key)? => {
                     self.give_up(key)?;
                     continue;
@@ -386,6 +391,12 @@ impl Open {
             self.work.defer(key, wait);
         }
         Ok(())
+    }
+
+    fn stands_here(&self, content: &ContentHash) -> Result<bool, StoreError> {
+        let (store, number) = (self.replica.store(), self.replica.number());
+        Ok(!self.work.not_here.contains(content)
+            && self.replica.catalogue().find(store, number, content)?.is_some())
     }
 
     fn give_up(&mut self, key: Key) -> Result<(), StoreError> {

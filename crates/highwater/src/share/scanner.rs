@@ -108,7 +108,7 @@ fn make_scan(
     index: &Index,
     events: &mpsc::Sender<ScanEvent>,
 ) -> ScanEvent {
-    let (mut found, mut gone) = (Vec::new(), Vec::new());
+    let (mut found, mut gone, mut failed) = (Vec::new(), Vec::new(), None);
     let mut sink = |finding| {
         match finding {
             Finding::Gone(key) => gone.push(key),
@@ -117,17 +117,37 @@ fn make_scan(
         if found.len() < FINDINGS_MAX {
             return ControlFlow::Continue(());
         }
-        match events.blocking_send(ScanEvent::Found(std::mem::take(&mut found))) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
+        tell(root, std::mem::take(&mut found), &mut failed, events)
     };
     let outcome = scan(root, &job.scope, &job.rules, index, &job.progress, &mut sink);
-    if !found.is_empty() {
+    if !found.is_empty() && failed.is_none() {
         // The share is ending when it takes no more.
-        let _ = events.blocking_send(ScanEvent::Found(found));
+        let _ = tell(root, found, &mut failed, events);
     }
-    ScanEvent::Done { whole: job.scope == Scope::Whole, gone, outcome: outcome.map(drop) }
+    let outcome = failed.map_or(outcome.map(drop), Err);
+    ScanEvent::Done { whole: job.scope == Scope::Whole, gone, outcome }
+}
+
+/// Passes findings on, once what they tell of is durable.
+fn tell(
+    root: &Root,
+    found: Vec<Finding>,
+    failed: &mut Option<ScanError>,
+    events: &mpsc::Sender<ScanEvent>,
+) -> ControlFlow<()> {
+    let changed = found.iter().filter_map(|finding| match finding {
+        Finding::Changed(seen) => Some(seen.key.clone()),
+        _ => None,
+    });
+    if let Err(error) = root.settle_observed(&changed.collect::<Vec<_>>()) {
+        let source = std::io::Error::other(error);
+        *failed = Some(ScanError::Unreadable { path: root.path().to_owned(), source });
+        return ControlFlow::Break(());
+    }
+    match events.blocking_send(ScanEvent::Found(found)) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
 }
 
 /// `None` when the file cannot be read, or was changed while it was.

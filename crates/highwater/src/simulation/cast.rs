@@ -226,7 +226,7 @@ impl World {
             *self.nodes[node].folder.disk() = disk;
         }
         self.judge.count("restores", 1);
-        self.judge.history_broken |= node == 0 || part == Part::Folder;
+        self.judge.history_broken |= node == 0 || part != Part::Both;
         let after = self.nodes[node].contents();
         let beside = self.contents_beside(node);
         self.judge.disk_lost(&before, &after, &beside);

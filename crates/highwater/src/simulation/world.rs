@@ -268,13 +268,15 @@ impl World {
             ReadJob::Scan(job) => {
                 let index = Index { store: Arc::clone(&life.store), share: number };
                 let whole = job.scope == Scope::Whole;
-                let disk = self.nodes[node].folder.disk();
+                let mut disk = self.nodes[node].folder.disk();
                 if disk.vanished {
                     let gone = highwater_folder::RootError::Missing(super::folder::path());
                     let outcome = Err(highwater_folder::ScanError::Root(gone));
                     vec![ScanEvent::Done { whole, gone: Vec::new(), outcome }]
                 } else {
                     let findings = scan(&disk, &job.scope, &index);
+                    // As a scanner does: nothing is told that a power cut could take back.
+                    findings.changed().for_each(|key| disk.sync_below(key.as_str()));
                     let done = ScanEvent::Done { whole, gone: findings.gone, outcome: Ok(()) };
                     vec![ScanEvent::Found(findings.found), done]
                 }
