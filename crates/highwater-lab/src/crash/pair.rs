@@ -1,0 +1,174 @@
+//! Two nodes that share a folder: the victim, on a disk of its own if its power is to be cut, and
+//! the peer, which stays up and remembers. The victim dials, so that it is back at once.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::disk::{Disk, FileSystem};
+use super::ledger::{Keeping, Ledger};
+use super::workload::Hand;
+use crate::cluster::{Cluster, SHARE};
+use crate::faults::{CutKind, Survivors};
+use crate::node::{Node, NodeSpec};
+use crate::oracle::{self, Tree};
+use crate::proxy::Proxy;
+use crate::status::Status;
+
+/// Longest wait for anything that must come about. Only a failure reaches it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const PEER: usize = 0;
+const VICTIM: usize = 1;
+/// The victim's name, and that of its directory.
+const VICTIM_NAME: &str = "victim";
+
+/// The two nodes, in sync and running, and the book of what they share.
+#[derive(Debug)]
+pub struct Pair {
+    /// What their folders hold.
+    pub ledger: Ledger,
+    /// The victim's disk, if it has one of its own.
+    pub disk: Option<Disk>,
+    cluster: Cluster,
+    proxy: Proxy,
+}
+
+impl Pair {
+    /// Makes the nodes and starts them. The victim runs `victim`, the peer `exe`.
+    pub fn start(exe: &Path, victim: &Path, disk: Option<FileSystem>) -> Result<Pair> {
+        let mut cluster = Cluster::new(exe, &["peer"], &[])?;
+        let home = cluster.dir().join(VICTIM_NAME);
+        let make = |kind| Disk::make(kind, &cluster.dir().join("disk.img"), &home);
+        let disk = disk.map(make).transpose()?;
+        fs::create_dir_all(&home)?;
+        // The log must not be lost with the disk.
+        symlink(cluster.dir().join("victim-log.txt"), home.join("log.txt"))?;
+        cluster.add_node(NodeSpec::on_loopback(victim, VICTIM_NAME)?)?;
+        cluster.link(VICTIM, PEER)?;
+        let proxy = cluster.proxy(VICTIM, PEER);
+        cluster.start_all()?;
+        let pair = Pair { ledger: Ledger::default(), disk, cluster, proxy };
+        pair.wait_in_sync()?;
+        Ok(pair)
+    }
+
+    /// The node that fails.
+    pub fn victim(&mut self) -> &mut Node {
+        &mut self.cluster.nodes[VICTIM]
+    }
+
+    /// The victim's status, if it answers.
+    pub fn victim_status(&self) -> Result<Status> {
+        self.cluster.nodes[VICTIM].status()
+    }
+
+    /// The peer's status.
+    pub fn peer_status(&self) -> Result<Status> {
+        self.cluster.nodes[PEER].status()
+    }
+
+    /// Waits until the peer's status meets `condition`.
+    pub fn wait_peer(&self, what: &str, condition: impl FnMut(&Status) -> bool) -> Result<Status> {
+        self.cluster.nodes[PEER].wait_until(what, PATIENCE, condition)
+    }
+
+    /// The link between the two.
+    pub fn link(&self) -> &Proxy {
+        &self.proxy
+    }
+
+    /// Takes the line away.
+    pub fn part(&self) {
+        self.proxy.cut(CutKind::Reset);
+    }
+
+    /// Gives it back.
+    pub fn meet(&self) {
+        self.proxy.heal_with(Survivors::Reset);
+    }
+
+    /// Where everything lies.
+    pub fn dir(&self) -> PathBuf {
+        self.cluster.dir()
+    }
+
+    /// The victim's folder.
+    pub fn victim_folder(&self) -> PathBuf {
+        self.cluster.folder(VICTIM)
+    }
+
+    /// The peer's folder.
+    pub fn peer_folder(&self) -> PathBuf {
+        self.cluster.folder(PEER)
+    }
+
+    /// A hand in the victim's folder.
+    pub fn victim_hand(&self, keeping: Keeping) -> Result<Hand> {
+        let scratch = self.dir().join(VICTIM_NAME).join("scratch");
+        Hand::new(&self.victim_folder(), &scratch, keeping)
+    }
+
+    /// A hand in the peer's folder.
+    pub fn peer_hand(&self) -> Result<Hand> {
+        let scratch = self.dir().join("peer-scratch");
+        Hand::new(&self.peer_folder(), &scratch, Keeping::Elsewhere)
+    }
+
+    /// What the victim's stage holds of transfers that outlive a restart.
+    pub fn staged_parts(&self) -> Result<u64> {
+        let stage = self.victim_folder().join(".highwater/stage");
+        let mut parts = 0;
+        for entry in fs::read_dir(&stage).with_context(|| format!("{}", stage.display()))? {
+            parts += u64::from(entry?.file_name().to_string_lossy().starts_with("part-"));
+        }
+        Ok(parts)
+    }
+
+    /// Waits until both are in sync with each other.
+    pub fn wait_in_sync(&self) -> Result<()> {
+        self.cluster.wait_in_sync(PATIENCE)
+    }
+
+    /// Waits until both folders are one, and judges it; what was changing is settled then.
+    pub fn settle(&mut self) -> Result<()> {
+        self.cluster.wait_agreed(PATIENCE)?;
+        let tree = self.victim_tree()?;
+        self.ledger.judge_outcome(&tree)
+    }
+
+    /// What the victim's folder holds now.
+    pub fn victim_tree(&self) -> Result<Tree> {
+        oracle::read_tree(&self.victim_folder())
+    }
+
+    /// What the peer's folder holds now.
+    pub fn peer_tree(&self) -> Result<Tree> {
+        oracle::read_tree(&self.peer_folder())
+    }
+
+    /// Stops both and leaves everything where it is; where that is.
+    pub fn keep(&mut self) -> Result<PathBuf> {
+        self.cluster.nodes.iter_mut().try_for_each(Node::kill)?;
+        if let Some(disk) = &mut self.disk {
+            disk.unmount()?;
+        }
+        Ok(self.cluster.keep())
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        // A disk cannot be unmounted while its node runs.
+        let _ = self.cluster.nodes.iter_mut().try_for_each(Node::kill);
+        if let Some(disk) = &mut self.disk {
+            let _ = disk.unmount();
+        }
+    }
+}
+
+/// The name of the share, for those who look into its problems.
+pub const SHARED: &str = SHARE;
