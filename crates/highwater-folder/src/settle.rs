@@ -5,19 +5,23 @@
 //! that file system, so where others write heavily it is slow: then the files are synced one by one
 //! for a while.
 //!
+//! That goes for what Highwater writes, and for what it finds: nothing that a scan found is told to
+//! anybody before it is durable.
+//!
 //! After a failed sync nobody knows what is on the disk, and a second try may well succeed without
 //! having written anything. A root on which a sync has failed refuses to sync until it is reopened.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use highwater_core::Key;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::root::{Root, proves_absence};
+use crate::root::{Root, open_beneath, proves_absence};
 use crate::stage::{Slot, StageError};
 
 /// From this many files on, one `syncfs` is cheaper than as many `fsync`s.
@@ -82,22 +86,50 @@ impl Root {
         if parents.is_empty() || (parents.len() >= SYNCFS_FROM && self.sync_everything()?) {
             return Ok(());
         }
-        for parent in parents {
-            let name = || parent.as_ref().map_or("the share's root".into(), Key::to_string);
-            let dir = match self.open_dir(parent.as_ref()) {
-                Ok(dir) => dir,
-                // A directory that was removed since holds nothing to be made durable.
-                Err(errno) if proves_absence(errno) => continue,
-                // One that may not be listed can still be synced along with everything else.
-                Err(Errno::ACCESS) => {
-                    self.synced(rustix::fs::syncfs(self.dir()), name)?;
-                    continue;
-                }
-                Err(errno) => return self.synced(Err(errno), name),
-            };
-            self.synced(rustix::fs::fsync(dir.as_fd()), name)?;
-        }
+        self.sync_dirs(parents)?;
         self.synced(rustix::fs::fsync(self.stage().dir()), || "the stage".into())
+    }
+
+    /// Makes durable what a scan found under `keys`: the bytes of files, and which names the
+    /// directories hold. Programs rarely sync what they write. If a peer were told of it before, a
+    /// power cut could take it back, and what is left would look like a later edit: an empty file,
+    /// or a delete.
+    ///
+    /// # Errors
+    /// [`SettleError::SyncFailed`] is final for this root.
+    pub fn settle_found(&self, keys: &BTreeSet<&Key>) -> Result<(), SettleError> {
+        self.refuse_after_failure()?;
+        if keys.is_empty() || (keys.len() >= SYNCFS_FROM && self.sync_everything()?) {
+            return Ok(());
+        }
+        for key in keys {
+            let found = open_beneath(self.dir(), key.as_str(), OFlags::RDONLY);
+            self.sync_if_there(found, || key.to_string())?;
+        }
+        self.sync_dirs(keys.iter().map(|key| key.parent()).collect())
+    }
+
+    fn sync_dirs(&self, dirs: BTreeSet<Option<Key>>) -> Result<(), SettleError> {
+        for dir in dirs {
+            let name = || dir.as_ref().map_or("the share's root".into(), Key::to_string);
+            self.sync_if_there(self.open_dir(dir.as_ref()), name)?;
+        }
+        Ok(())
+    }
+
+    fn sync_if_there(
+        &self,
+        opened: Result<OwnedFd, Errno>,
+        name: impl FnOnce() -> String,
+    ) -> Result<(), SettleError> {
+        match opened {
+            Ok(file) => self.synced(rustix::fs::fsync(file), name),
+            // What was removed since holds nothing to be made durable.
+            Err(errno) if proves_absence(errno) => Ok(()),
+            // What may not be opened can still be synced along with everything else.
+            Err(Errno::ACCESS) => self.synced(rustix::fs::syncfs(self.dir()), name),
+            Err(errno) => self.synced(Err(errno), name),
+        }
     }
 
     /// One `syncfs`, unless the last one was slow not long ago. Answers whether it was done.

@@ -119,6 +119,10 @@ impl Actor {
         self.dirty = true;
         match event {
             ScanEvent::Found(findings) => self.found(findings),
+            ScanEvent::NotDurable(error) => {
+                self.fail(error.to_string());
+                Ok(())
+            }
             ScanEvent::Done { whole, gone, outcome } => self.scan_done(whole, gone, outcome),
             ScanEvent::Verified { key, content, found } => self.verified(&key, content, found),
         }
