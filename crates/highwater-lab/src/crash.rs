@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
 
 use disk::FileSystem;
@@ -37,6 +37,7 @@ pub enum CrashWork {
         /// The file system of that disk
         #[arg(long, value_enum, default_value = "ext4")]
         fs: FileSystem,
+        /// What every work has
         #[command(flatten)]
         common: Common,
     },
@@ -63,7 +64,9 @@ pub struct Common {
 pub fn run(work: CrashWork) -> Result<bool> {
     let began = Instant::now();
     let (mut tally, required) = match work {
-        CrashWork::Power { cycles, fs, common } => (power_cuts(&common, cycles, fs)?, power::REQUIRED),
+        CrashWork::Power { cycles, fs, common } => {
+            (power_cuts(&common, cycles, fs)?, power::REQUIRED)
+        }
     };
     tally.close(began, &required);
     println!("{}", serde_json::to_string(&tally)?);
@@ -76,7 +79,7 @@ pub fn power_cuts(common: &Common, cycles: u64, kind: FileSystem) -> Result<Tall
         bail!("skipped: {why}");
     }
     let each = cycles.div_ceil(common.lanes.max(1));
-    in_lanes("power", common, |seed| {
+    let tally = in_lanes("power", common, |seed| {
         let mut cuts = PowerCuts::start(&common.exe, seed, kind)?;
         let mut failed = None;
         while cuts.tally.iterations + cuts.tally.void < each && failed.is_none() {
@@ -95,7 +98,9 @@ pub fn power_cuts(common: &Common, cycles: u64, kind: FileSystem) -> Result<Tall
             }));
         }
         Ok(tally)
-    })
+    })?;
+    ensure!(PowerCuts::cuts_cut(&tally), "the cuts cut nothing: {tally:?}");
+    Ok(tally)
 }
 
 /// Runs `lane` once for each lane, with a seed of its own, and adds up what they did.

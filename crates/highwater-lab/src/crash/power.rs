@@ -42,9 +42,12 @@ const RESENT_MAX: u64 = 4 << 20;
 /// The control's size: more than a page, less than what makes the kernel write early.
 const CONTROL_BYTES: usize = 40_000;
 
+/// The event that shows that a cut cut something.
+const CONTROL_LOST: &str = "unsynced data lost";
+
 /// Events without which a run has not tried what it is for.
 pub const REQUIRED: [&str; 6] = [
-    "unsynced data lost",
+    CONTROL_LOST,
     "store reopened after a cut",
     "cut after an acknowledgement",
     "cut after an announcement",
@@ -130,9 +133,10 @@ impl PowerCuts {
         Ok(PowerCuts { pair, dice, cycle: 0, tally })
     }
 
-    /// Where everything lies.
-    pub fn dir(&self) -> PathBuf {
-        self.pair.dir()
+    /// Whether most cuts took what was not synced.
+    pub fn cuts_cut(tally: &Tally) -> bool {
+        let lost = tally.events.get(CONTROL_LOST).copied().unwrap_or(0);
+        lost * 2 > tally.iterations + tally.void
     }
 
     /// Stops and leaves everything where it is.
@@ -189,7 +193,8 @@ impl PowerCuts {
     ) -> Result<(bool, Promises)> {
         let disk = self.pair.disk.as_ref().context("the victim has no disk of its own")?;
         let fuse = disk.arm(plan.journal)?;
-        let control = disk.root().join("control");
+        // A name of its own: ext4 writes a file early that is cut to nothing and written again.
+        let control = disk.root().join(format!("control-{}", self.cycle));
         let mut promises = Promises::default();
         let reached = self.wait_for(plan.moment, before, large, &mut promises)?;
         fs::write(&control, self.dice.bytes(CONTROL_BYTES))?;
@@ -244,7 +249,7 @@ impl PowerCuts {
         disk.mount()?;
         let left = fs::metadata(control).map_or(0, |metadata| metadata.len());
         if left < CONTROL_BYTES as u64 {
-            self.tally.count("unsynced data lost");
+            self.tally.count(CONTROL_LOST);
         }
         Ok(())
     }

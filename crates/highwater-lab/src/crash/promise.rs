@@ -114,7 +114,8 @@ mod tests {
     use crate::status::{Position, ShareStatus};
 
     fn status(epoch: &str, head_seq: u64, pulled: u64) -> Status {
-        let position = |epoch: &str, acked_seq| Position { epoch: epoch.into(), acked_seq, head_seq };
+        let position =
+            |epoch: &str, acked_seq| Position { epoch: epoch.into(), acked_seq, head_seq };
         let peer = PeerStatus {
             pull: position("peer's", pulled),
             push: position(epoch, 0),
