@@ -1,6 +1,7 @@
 //! Crash consistency, with the real program, a real file system and real deaths.
 //!
 //! - [`power`]: the power of a node's disk is cut at commit points and at any moment.
+//! - [`kill`]: a node is killed at each system call of a transfer that changes its disk.
 //!
 //! What was written is in the [`ledger`], kept by the hands of the [`workload`]; what a node
 //! promised is kept in [`promise`]. Both are judged against what is on the disks, before and after
@@ -8,11 +9,13 @@
 //! printed that plays it again.
 
 pub mod disk;
+pub mod kill;
 pub mod ledger;
 pub mod pair;
 pub mod power;
 pub mod promise;
 pub mod tally;
+pub mod trace;
 pub mod workload;
 
 use std::path::PathBuf;
@@ -23,6 +26,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
 
 use disk::FileSystem;
+use kill::Kills;
 use power::PowerCuts;
 use tally::Tally;
 
@@ -37,6 +41,15 @@ pub enum CrashWork {
         /// The file system of that disk
         #[arg(long, value_enum, default_value = "ext4")]
         fs: FileSystem,
+        /// What every work has
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Deaths: a node is killed at each system call of a transfer
+    Kill {
+        /// How often
+        #[arg(long, default_value_t = 60)]
+        iterations: u64,
         /// What every work has
         #[command(flatten)]
         common: Common,
@@ -63,59 +76,118 @@ pub struct Common {
 /// Does the work and prints one line of JSON; whether everything held.
 pub fn run(work: CrashWork) -> Result<bool> {
     let began = Instant::now();
-    let (mut tally, required) = match work {
+    let (mut tally, required): (Tally, &[&str]) = match work {
         CrashWork::Power { cycles, fs, common } => {
-            (power_cuts(&common, cycles, fs)?, power::REQUIRED)
+            (power_cuts(&common, cycles, fs)?, &power::REQUIRED)
         }
+        CrashWork::Kill { iterations, common } => (kills(&common, iterations)?, &kill::REQUIRED),
     };
-    tally.close(began, &required);
+    tally.close(began, required);
     println!("{}", serde_json::to_string(&tally)?);
     Ok(tally.held())
 }
 
 /// Cuts the power so often, in lanes side by side.
+///
+/// # Errors
+/// When this machine cannot do it, or the cuts cut nothing.
 pub fn power_cuts(common: &Common, cycles: u64, kind: FileSystem) -> Result<Tally> {
     if let Some(why) = disk::missing() {
         bail!("skipped: {why}");
     }
-    let each = cycles.div_ceil(common.lanes.max(1));
-    let tally = in_lanes("power", common, |seed| {
-        let mut cuts = PowerCuts::start(&common.exe, seed, kind)?;
-        let mut failed = None;
-        while cuts.tally.iterations + cuts.tally.void < each && failed.is_none() {
-            failed = cuts.cycle().err();
-        }
-        let mut tally = cuts.tally.clone();
-        if failed.is_some() || common.keep {
-            let (kept, number) = (cuts.keep()?, tally.iterations + tally.void + 1);
-            eprintln!("everything is kept in {}", kept.display());
-            tally.violations.extend(failed.map(|error| {
-                format!(
-                    "{error:#}\nagain: highwater-lab crash power --exe {} --seed {seed} --cycles \
-                     {number}",
-                    common.exe.display()
-                )
-            }));
-        }
-        Ok(tally)
-    })?;
+    let start = |seed| PowerCuts::start(&common.exe, seed, kind);
+    let tally = in_lanes("power", "cycles", common, cycles, start)?;
     ensure!(PowerCuts::cuts_cut(&tally), "the cuts cut nothing: {tally:?}");
     Ok(tally)
 }
 
-/// Runs `lane` once for each lane, with a seed of its own, and adds up what they did.
-fn in_lanes(
+/// Kills a node so often, in lanes side by side.
+///
+/// # Errors
+/// When this machine cannot do it.
+pub fn kills(common: &Common, iterations: u64) -> Result<Tally> {
+    if let Some(why) = trace::missing() {
+        bail!("skipped: {why}");
+    }
+    let start = |seed| Kills::start(&common.exe, seed);
+    in_lanes("kill", "iterations", common, iterations, start)
+}
+
+/// Nodes that are broken again and again.
+trait Lane: Send {
+    /// Breaks them once, and judges.
+    fn iteration(&mut self) -> Result<()>;
+    /// What was done so far.
+    fn tally(&self) -> &Tally;
+    /// Stops and leaves everything where it lies.
+    fn keep(&mut self) -> Result<PathBuf>;
+}
+
+impl Lane for PowerCuts {
+    fn iteration(&mut self) -> Result<()> {
+        self.cycle()
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn keep(&mut self) -> Result<PathBuf> {
+        self.keep()
+    }
+}
+
+impl Lane for Kills {
+    fn iteration(&mut self) -> Result<()> {
+        self.iteration()
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn keep(&mut self) -> Result<PathBuf> {
+        self.keep()
+    }
+}
+
+/// Runs lanes side by side, each with a seed of its own, and adds up what they did. `unit` is the
+/// option that says how often.
+fn in_lanes<L: Lane>(
     suite: &'static str,
+    unit: &str,
     common: &Common,
-    lane: impl Fn(u64) -> Result<Tally> + Sync,
+    times: u64,
+    start: impl Fn(u64) -> Result<L> + Sync,
 ) -> Result<Tally> {
+    let each = times.div_ceil(common.lanes.max(1));
+    let again = |seed: u64, number: u64| {
+        let exe = common.exe.display();
+        format!("highwater-lab crash {suite} --exe {exe} --seed {seed} --{unit} {number}")
+    };
+    let work = |seed| {
+        let mut lane = start(seed)?;
+        let mut failed = None;
+        while lane.tally().iterations + lane.tally().void < each && failed.is_none() {
+            failed = lane.iteration().err();
+        }
+        let mut tally = lane.tally().clone();
+        if failed.is_some() || common.keep {
+            eprintln!("everything is kept in {}", lane.keep()?.display());
+        }
+        let number = tally.iterations + tally.void + 1;
+        let told = failed.map(|error| format!("{error:#}\nagain: {}", again(seed, number)));
+        tally.violations.extend(told);
+        Ok(tally)
+    };
     let mut sum = Tally::new(suite, common.seed, &[]);
-    let lane = &lane;
+    let work = &work;
     thread::scope(|scope| {
         let seeds = (0..common.lanes.max(1)).map(|number| common.seed + number);
-        let threads: Vec<_> = seeds.map(|seed| scope.spawn(move || lane(seed))).collect();
+        let threads: Vec<_> = seeds.map(|seed| scope.spawn(move || work(seed))).collect();
         for thread in threads {
-            sum.join(thread.join().map_err(|_| anyhow!("a lane panicked"))??);
+            let tally: Result<Tally> = thread.join().map_err(|_| anyhow!("a lane panicked"))?;
+            sum.join(tally?);
         }
         Ok(sum)
     })

@@ -91,20 +91,23 @@ pub fn missing() -> Option<&'static str> {
 /// A disk image and where it is mounted. Dropping it unmounts it.
 #[derive(Debug)]
 pub struct Disk {
+    /// The image of the present life; each has its own file.
     image: PathBuf,
+    life: u32,
     at: PathBuf,
     mounted: bool,
 }
 
 impl Disk {
-    /// Makes a disk in the file `image`, and mounts it.
-    pub fn make(kind: FileSystem, image: &Path, at: &Path) -> Result<Disk> {
-        let file = fs::File::create(image).with_context(|| format!("{}", image.display()))?;
+    /// Makes a disk with its image in `dir`, and mounts it.
+    pub fn make(kind: FileSystem, dir: &Path, at: &Path) -> Result<Disk> {
+        let image = dir.join("disk-0.img");
+        let file = fs::File::create(&image).with_context(|| format!("{}", image.display()))?;
         file.set_len(kind.bytes())?;
         let (maker, options) = kind.maker();
-        run(Command::new(maker).args(options).arg(image))?;
+        run(Command::new(maker).args(options).arg(&image))?;
         fs::create_dir_all(at)?;
-        let mut disk = Disk { image: image.to_owned(), at: at.to_owned(), mounted: false };
+        let mut disk = Disk { image, life: 0, at: at.to_owned(), mounted: false };
         disk.mount()?;
         Ok(disk)
     }
@@ -119,11 +122,33 @@ impl Disk {
         &self.image
     }
 
-    /// Mounts it, which replays its journal.
-    pub fn mount(&mut self) -> Result<()> {
+    fn mount(&mut self) -> Result<()> {
         run(Command::new("mount").args(["-o", "loop,noatime"]).arg(&self.image).arg(&self.at))?;
         self.mounted = true;
         Ok(())
+    }
+
+    /// Mounts what the disk holds now, which replays its journal. The image of the life before it
+    /// stays as it was found.
+    pub fn restart(&mut self) -> Result<()> {
+        let now = self.image.clone();
+        self.restart_from(&now)
+    }
+
+    /// Mounts a copy of `image` instead. It is always a copy: as long as anybody has the old mount
+    /// in a mount namespace of his own, mounting the same file again would only bring back the
+    /// file system that was shut down.
+    pub fn restart_from(&mut self, image: &Path) -> Result<()> {
+        self.unmount()?;
+        self.life += 1;
+        let next = self.image.with_file_name(format!("disk-{}.img", self.life));
+        copy_sparse(image, &next)?;
+        if let Some(before) = self.life.checked_sub(2) {
+            // It is gone already when it was not kept.
+            let _ = fs::remove_file(self.image.with_file_name(format!("disk-{before}.img")));
+        }
+        self.image = next;
+        self.mount()
     }
 
     /// Unmounts it, once nobody is left who holds it.
@@ -137,12 +162,6 @@ impl Disk {
             }
         }
         Ok(())
-    }
-
-    /// Puts another image in place of this one; the disk must not be mounted.
-    pub fn replace(&mut self, image: &Path) -> Result<()> {
-        ensure!(!self.mounted, "{} is mounted", self.at.display());
-        copy_sparse(image, &self.image)
     }
 
     /// Gets the order to cut the power ready, so that it takes no time when it is given.

@@ -6,12 +6,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::disk::{Disk, FileSystem};
 use super::ledger::{Keeping, Ledger};
+use super::trace::{self, Injection};
 use super::workload::Hand;
-use crate::cluster::{Cluster, SHARE};
+use crate::cluster::Cluster;
 use crate::faults::{CutKind, Survivors};
 use crate::node::{Node, NodeSpec};
 use crate::oracle::{self, Tree};
@@ -38,16 +39,17 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes the nodes and starts them. The victim runs `victim`, the peer `exe`.
-    pub fn start(exe: &Path, victim: &Path, disk: Option<FileSystem>) -> Result<Pair> {
+    /// Makes the nodes and starts them.
+    pub fn start(exe: &Path, disk: Option<FileSystem>) -> Result<Pair> {
         let mut cluster = Cluster::new(exe, &["peer"], &[])?;
+        let victim = trace::traceable(exe, &cluster.dir().join("traceable"))?;
         let home = cluster.dir().join(VICTIM_NAME);
-        let make = |kind| Disk::make(kind, &cluster.dir().join("disk.img"), &home);
+        let make = |kind| Disk::make(kind, &cluster.dir(), &home);
         let disk = disk.map(make).transpose()?;
         fs::create_dir_all(&home)?;
         // The log must not be lost with the disk.
         symlink(cluster.dir().join("victim-log.txt"), home.join("log.txt"))?;
-        cluster.add_node(NodeSpec::on_loopback(victim, VICTIM_NAME)?)?;
+        cluster.add_node(NodeSpec::on_loopback(&victim, VICTIM_NAME)?)?;
         cluster.link(VICTIM, PEER)?;
         let proxy = cluster.proxy(VICTIM, PEER);
         cluster.start_all()?;
@@ -59,6 +61,15 @@ impl Pair {
     /// The node that fails.
     pub fn victim(&mut self) -> &mut Node {
         &mut self.cluster.nodes[VICTIM]
+    }
+
+    /// Starts the victim with a fault waiting for it. It may die of it before it is ready.
+    pub fn start_traced(&mut self, log: &Path, injection: Option<Injection>) -> Result<()> {
+        let orders = self.dir().join("traceable").join(trace::ORDERS);
+        fs::write(&orders, trace::options(log, injection).join("\n"))?;
+        let started = self.victim().start();
+        fs::remove_file(&orders)?;
+        started
     }
 
     /// The victim's status, if it answers.
@@ -133,11 +144,15 @@ impl Pair {
         self.cluster.wait_in_sync(PATIENCE)
     }
 
-    /// Waits until both folders are one, and judges it; what was changing is settled then.
+    /// Waits until both folders are one, and judges it; what was changing is settled then. Nobody
+    /// edited what came in, so nothing may have been set aside as such an edit.
     pub fn settle(&mut self) -> Result<()> {
         self.cluster.wait_agreed(PATIENCE)?;
         let tree = self.victim_tree()?;
-        self.ledger.judge_outcome(&tree)
+        self.ledger.judge_outcome(&tree)?;
+        let kept = fs::read_dir(self.victim_folder().join(".highwater/kept"))?.count();
+        ensure!(kept == 0, "{kept} files were set aside as edits that nobody made");
+        Ok(())
     }
 
     /// What the victim's folder holds now.
@@ -169,6 +184,3 @@ impl Drop for Pair {
         }
     }
 }
-
-/// The name of the share, for those who look into its problems.
-pub const SHARED: &str = SHARE;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::disk::{FileSystem, Journal, copy_sparse};
+use super::disk::{FileSystem, Journal};
 use super::ledger::Keeping;
 use super::pair::{PATIENCE, Pair};
 use super::promise::{Promises, only_peer};
@@ -125,7 +125,7 @@ pub struct PowerCuts {
 impl PowerCuts {
     /// Makes the pair, with some files to begin with.
     pub fn start(exe: &Path, seed: u64, kind: FileSystem) -> Result<PowerCuts> {
-        let mut pair = Pair::start(exe, exe, Some(kind))?;
+        let mut pair = Pair::start(exe, Some(kind))?;
         let mut dice = Dice::new(seed);
         pair.peer_hand()?.change(&mut pair.ledger, &mut dice, 20)?;
         pair.settle()?;
@@ -241,12 +241,10 @@ impl PowerCuts {
         }
     }
 
-    /// Unmounts what is left, keeps a copy of it, mounts it, and looks for the control.
+    /// Mounts what is left, and looks for the control.
     fn power_returns(&mut self, control: &Path) -> Result<()> {
         let disk = self.pair.disk.as_mut().context("the victim has no disk of its own")?;
-        disk.unmount()?;
-        copy_sparse(disk.image(), &disk.image().with_extension("cut"))?;
-        disk.mount()?;
+        disk.restart()?;
         let left = fs::metadata(control).map_or(0, |metadata| metadata.len());
         if left < CONTROL_BYTES as u64 {
             self.tally.count(CONTROL_LOST);
