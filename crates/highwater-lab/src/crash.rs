@@ -2,6 +2,7 @@
 //!
 //! - [`power`]: the power of a node's disk is cut at commit points and at any moment.
 //! - [`kill`]: a node is killed at each system call of a transfer that changes its disk.
+//! - [`errno`]: its syncs fail, once and for ever, and its writes find no room.
 //!
 //! What was written is in the [`ledger`], kept by the hands of the [`workload`]; what a node
 //! promised is kept in [`promise`]. Both are judged against what is on the disks, before and after
@@ -9,6 +10,7 @@
 //! printed that plays it again.
 
 pub mod disk;
+pub mod errno;
 pub mod kill;
 pub mod ledger;
 pub mod pair;
@@ -26,6 +28,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
 
 use disk::FileSystem;
+use errno::Errors;
 use kill::Kills;
 use power::PowerCuts;
 use tally::Tally;
@@ -41,6 +44,15 @@ pub enum CrashWork {
         /// The file system of that disk
         #[arg(long, value_enum, default_value = "ext4")]
         fs: FileSystem,
+        /// What every work has
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Failing calls: syncs that fail once and for ever, writes that find no room
+    Errno {
+        /// How often
+        #[arg(long, default_value_t = 60)]
+        iterations: u64,
         /// What every work has
         #[command(flatten)]
         common: Common,
@@ -80,6 +92,9 @@ pub fn run(work: CrashWork) -> Result<bool> {
         CrashWork::Power { cycles, fs, common } => {
             (power_cuts(&common, cycles, fs)?, &power::REQUIRED)
         }
+        CrashWork::Errno { iterations, common } => {
+            (failing_calls(&common, iterations)?, &errno::REQUIRED)
+        }
         CrashWork::Kill { iterations, common } => (kills(&common, iterations)?, &kill::REQUIRED),
     };
     tally.close(began, required);
@@ -113,6 +128,18 @@ pub fn kills(common: &Common, iterations: u64) -> Result<Tally> {
     in_lanes("kill", "iterations", common, iterations, start)
 }
 
+/// Makes calls fail so often, in lanes side by side.
+///
+/// # Errors
+/// When this machine cannot do it.
+pub fn failing_calls(common: &Common, iterations: u64) -> Result<Tally> {
+    if let Some(why) = trace::missing() {
+        bail!("skipped: {why}");
+    }
+    let start = |seed| Errors::start(&common.exe, seed);
+    in_lanes("errno", "iterations", common, iterations, start)
+}
+
 /// Nodes that are broken again and again.
 trait Lane: Send {
     /// Breaks them once, and judges.
@@ -126,6 +153,20 @@ trait Lane: Send {
 impl Lane for PowerCuts {
     fn iteration(&mut self) -> Result<()> {
         self.cycle()
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn keep(&mut self) -> Result<PathBuf> {
+        self.keep()
+    }
+}
+
+impl Lane for Errors {
+    fn iteration(&mut self) -> Result<()> {
+        self.iteration()
     }
 
     fn tally(&self) -> &Tally {

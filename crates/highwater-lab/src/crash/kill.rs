@@ -115,7 +115,10 @@ impl Kills {
             });
             self.tally.count(format!("killed at {}", injection.call));
         } else {
+            // A transfer makes a few calls more or less each time.
             self.tally.void += 1;
+            self.points.remove(self.next - 1);
+            self.next -= 1;
         }
         Ok(())
     }
@@ -123,9 +126,12 @@ impl Kills {
     /// Every call of every role is a point, in an order that the seed decides.
     fn find_points(&mut self) -> Result<()> {
         for role in Role::ALL {
-            let (_, seen) = self.act(role, None)?;
-            self.pair.settle()?;
-            for (call, times) in seen.calls {
+            let mut twice = [Seen::default(), Seen::default()];
+            for seen in &mut twice {
+                *seen = self.act(role, None)?.1;
+                self.pair.settle()?;
+            }
+            for (call, times) in Seen::in_both(&twice) {
                 for number in 1..=times {
                     let when = When::Call(number);
                     self.points.push((role, Injection { call, fault: Fault::Kill, when }));
@@ -139,10 +145,7 @@ impl Kills {
     }
 
     fn shuffle(&mut self) {
-        for last in (1..self.points.len()).rev() {
-            let other = usize::try_from(self.dice.below(last as u64 + 1)).unwrap_or(0);
-            self.points.swap(last, other);
-        }
+        self.dice.shuffle(&mut self.points);
         self.next = 0;
     }
 
@@ -157,6 +160,7 @@ impl Kills {
         }
         self.pair.link().set(Direction::Backward, Faults::default());
         self.pair.settle()?;
+        self.pair.demand_nothing_kept()?;
         Ok(killed)
     }
 
@@ -230,17 +234,13 @@ impl Kills {
             promises.heard(&peer);
             if let Ok(victim) = &victim {
                 promises.said(victim);
-                if victim.in_sync() && peer.in_sync() && self.folders_agree()? {
+                if victim.in_sync() && peer.in_sync() && self.pair.agree()? {
                     return Ok(());
                 }
             }
             ensure!(began.elapsed() < PATIENCE, "neither dead nor in sync: {victim:#?}");
             thread::sleep(WATCH_INTERVAL);
         }
-    }
-
-    fn folders_agree(&self) -> Result<bool> {
-        Ok(self.pair.victim_tree()? == self.pair.peer_tree()?)
     }
 
     /// Looks at what the dead victim left, starts it, and asks whether it kept its promises.

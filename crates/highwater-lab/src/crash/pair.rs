@@ -2,6 +2,7 @@
 //! the peer, which stays up and remembers. The victim dials, so that it is back at once.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -144,12 +145,15 @@ impl Pair {
         self.cluster.wait_in_sync(PATIENCE)
     }
 
-    /// Waits until both folders are one, and judges it; what was changing is settled then. Nobody
-    /// edited what came in, so nothing may have been set aside as such an edit.
+    /// Waits until both folders are one, and judges it; what was changing is settled then.
     pub fn settle(&mut self) -> Result<()> {
         self.cluster.wait_agreed(PATIENCE)?;
         let tree = self.victim_tree()?;
-        self.ledger.judge_outcome(&tree)?;
+        self.ledger.judge_outcome(&tree)
+    }
+
+    /// Nobody edited what came in, so nothing may have been set aside as such an edit.
+    pub fn demand_nothing_kept(&self) -> Result<()> {
         let kept = fs::read_dir(self.victim_folder().join(".highwater/kept"))?.count();
         ensure!(kept == 0, "{kept} files were set aside as edits that nobody made");
         Ok(())
@@ -163,6 +167,16 @@ impl Pair {
     /// What the peer's folder holds now.
     pub fn peer_tree(&self) -> Result<Tree> {
         oracle::read_tree(&self.peer_folder())
+    }
+
+    /// Whether the two folders hold the same at this moment.
+    pub fn agree(&self) -> Result<bool> {
+        Ok(self.victim_tree()? == self.peer_tree()?)
+    }
+
+    /// Where the victim is asked how it is.
+    pub fn victim_http(&self) -> SocketAddr {
+        self.cluster.nodes[VICTIM].spec().http
     }
 
     /// Stops both and leaves everything where it is; where that is.

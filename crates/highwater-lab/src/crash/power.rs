@@ -294,7 +294,8 @@ impl PowerCuts {
             ensure!(again <= most, "{again} bytes came for the rest of {size} behind {offset}");
         }
         self.pair.link().set(Direction::Backward, Faults::default());
-        self.pair.settle()
+        self.pair.settle()?;
+        self.pair.demand_nothing_kept()
     }
 
     /// Waits until the large file is in place, and demands that its transfer went on at `offset`.

@@ -179,6 +179,14 @@ impl Seen {
         Ok(Seen::parse(&String::from_utf8_lossy(&text)))
     }
 
+    /// How often each call is made at least, going by two runs of the same.
+    pub fn in_both([one, other]: &[Seen; 2]) -> BTreeMap<&'static str, u32> {
+        let least = |(&call, &times): (&&'static str, &u32)| {
+            Some((call, times.min(*other.calls.get(call)?)))
+        };
+        one.calls.iter().filter_map(least).collect()
+    }
+
     fn parse(text: &str) -> Seen {
         let mut by_thread: BTreeMap<(&str, &'static str), u32> = BTreeMap::new();
         let mut seen = Seen::default();
