@@ -1,6 +1,7 @@
 //! Crash consistency, with the real program, a real file system and real deaths.
 //!
 //! - [`power`]: the power of a node's disk is cut at commit points and at any moment.
+//! - [`images`]: its disk is copied at instants of a run, and the copies are started.
 //! - [`kill`]: a node is killed at each system call of a transfer that changes its disk.
 //! - [`errno`]: its syncs fail, once and for ever, and its writes find no room.
 //!
@@ -11,6 +12,7 @@
 
 pub mod disk;
 pub mod errno;
+pub mod images;
 pub mod kill;
 pub mod ledger;
 pub mod pair;
@@ -29,6 +31,7 @@ use clap::{Args, Subcommand};
 
 use disk::FileSystem;
 use errno::Errors;
+use images::Images;
 use kill::Kills;
 use power::PowerCuts;
 use tally::Tally;
@@ -41,6 +44,18 @@ pub enum CrashWork {
         /// How often
         #[arg(long, default_value_t = 30)]
         cycles: u64,
+        /// The file system of that disk
+        #[arg(long, value_enum, default_value = "ext4")]
+        fs: FileSystem,
+        /// What every work has
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Copies of a node's disk, taken while it works, and started
+    Images {
+        /// How many copies
+        #[arg(long, default_value_t = 20)]
+        copies: u64,
         /// The file system of that disk
         #[arg(long, value_enum, default_value = "ext4")]
         fs: FileSystem,
@@ -92,6 +107,9 @@ pub fn run(work: CrashWork) -> Result<bool> {
         CrashWork::Power { cycles, fs, common } => {
             (power_cuts(&common, cycles, fs)?, &power::REQUIRED)
         }
+        CrashWork::Images { copies, fs, common } => {
+            (disk_copies(&common, copies, fs)?, &images::REQUIRED)
+        }
         CrashWork::Errno { iterations, common } => {
             (failing_calls(&common, iterations)?, &errno::REQUIRED)
         }
@@ -128,6 +146,18 @@ pub fn kills(common: &Common, iterations: u64) -> Result<Tally> {
     in_lanes("kill", "iterations", common, iterations, start)
 }
 
+/// Copies a disk so often while it is worked on, in lanes side by side.
+///
+/// # Errors
+/// When this machine cannot do it.
+pub fn disk_copies(common: &Common, copies: u64, kind: FileSystem) -> Result<Tally> {
+    if let Some(why) = disk::missing() {
+        bail!("skipped: {why}");
+    }
+    let start = |seed| Images::start(&common.exe, seed, kind);
+    in_lanes("images", "copies", common, copies, start)
+}
+
 /// Makes calls fail so often, in lanes side by side.
 ///
 /// # Errors
@@ -153,6 +183,20 @@ trait Lane: Send {
 impl Lane for PowerCuts {
     fn iteration(&mut self) -> Result<()> {
         self.cycle()
+    }
+
+    fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn keep(&mut self) -> Result<PathBuf> {
+        self.keep()
+    }
+}
+
+impl Lane for Images {
+    fn iteration(&mut self) -> Result<()> {
+        self.iteration()
     }
 
     fn tally(&self) -> &Tally {

@@ -226,7 +226,10 @@ impl Errors {
         }
         let at_stop = self.told()?;
         if injection.when == When::From(1) {
-            ensure!(at_stop == before, "told {at_stop:?} while no sync worked, and {before:?} before");
+            ensure!(
+                at_stop == before,
+                "told {at_stop:?} while no sync worked, and {before:?} before"
+            );
         }
         let theirs = self.pair.peer_hand()?;
         theirs.change(&mut self.pair.ledger, &mut self.dice, 1)?;

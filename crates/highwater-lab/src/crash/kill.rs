@@ -19,9 +19,7 @@ use super::pair::{PATIENCE, Pair};
 use super::promise::Promises;
 use super::tally::Tally;
 use super::trace::{Fault, Injection, Seen, Tracer, When};
-use crate::cluster::SHARE;
 use crate::faults::{Direction, Faults};
-use crate::status::Status;
 use crate::tree::Dice;
 
 /// How often a dying process is looked at.
@@ -179,8 +177,8 @@ impl Kills {
             self.die_half_way(&mut promises)?;
             // Dying before it is ready is what it may be here for.
             let started = self.pair.start_traced(&log, injection);
-            if !self.pair.victim().has_died()? {
-                started?;
+            if let Err(error) = started {
+                self.wait_for_death().with_context(|| format!("{error:#}"))?;
             }
             self.watch(&mut promises)?;
             let seen = self.seen_in(&log)?;
@@ -197,6 +195,16 @@ impl Kills {
         hand.change(&mut self.pair.ledger, &mut self.dice, CHANGES)?;
         self.watch(&mut promises)?;
         Ok((promises, tracer.detach()?))
+    }
+
+    /// Its output ends a moment before it does.
+    fn wait_for_death(&mut self) -> Result<()> {
+        let began = Instant::now();
+        while !self.pair.victim().has_died()? {
+            ensure!(began.elapsed() < PATIENCE, "it neither became ready nor died");
+            thread::sleep(WATCH_INTERVAL);
+        }
+        Ok(())
     }
 
     /// What was seen of a victim that was traced from its start. Its tracer stands aside, and may
@@ -251,11 +259,7 @@ impl Kills {
         if self.pair.staged_parts()? > 0 {
             self.tally.count("restart with staged content");
         }
-        self.pair.victim().start()?;
-        let at_work = |status: &Status| {
-            status.share(SHARE).is_some_and(|share| ["idle", "syncing"].contains(&&*share.state))
-        };
-        let status = self.pair.victim().wait_until("the share is at work", PATIENCE, at_work)?;
+        let status = self.pair.start_alone()?;
         promises.demand_kept(&status)?;
         self.pair.meet();
         self.resume(&promises)

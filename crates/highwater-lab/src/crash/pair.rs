@@ -13,7 +13,7 @@ use super::disk::{Disk, FileSystem};
 use super::ledger::{Keeping, Ledger};
 use super::trace::{self, Injection};
 use super::workload::Hand;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, SHARE};
 use crate::faults::{CutKind, Survivors};
 use crate::node::{Node, NodeSpec};
 use crate::oracle::{self, Tree};
@@ -71,6 +71,17 @@ impl Pair {
         let started = self.victim().start();
         fs::remove_file(&orders)?;
         started
+    }
+
+    /// Starts the victim with no line to anybody, and waits until its share is at work: what it has
+    /// then, it has from its own disk.
+    pub fn start_alone(&mut self) -> Result<Status> {
+        self.part();
+        self.victim().start()?;
+        let at_work = |status: &Status| {
+            status.share(SHARE).is_some_and(|share| ["idle", "syncing"].contains(&&*share.state))
+        };
+        self.victim().wait_until("the share is at work", PATIENCE, at_work)
     }
 
     /// The victim's status, if it answers.

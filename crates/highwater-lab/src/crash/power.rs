@@ -23,7 +23,6 @@ use super::ledger::Keeping;
 use super::pair::{PATIENCE, Pair};
 use super::promise::{Promises, only_peer};
 use super::tally::Tally;
-use crate::cluster::SHARE;
 use crate::faults::{Direction, Faults};
 use crate::status::Status;
 use crate::tree::Dice;
@@ -270,12 +269,8 @@ impl PowerCuts {
 
     /// Starts the victim with no line to anybody: what it has now, it has from its own disk.
     fn start_alone(&mut self, promises: &Promises) -> Result<()> {
-        self.pair.victim().start()?;
+        let status = self.pair.start_alone()?;
         self.tally.count("store reopened after a cut");
-        let at_work = |status: &Status| {
-            status.share(SHARE).is_some_and(|share| ["idle", "syncing"].contains(&&*share.state))
-        };
-        let status = self.pair.victim().wait_until("the share is at work", PATIENCE, at_work)?;
         promises.demand_kept(&status)
     }
 
