@@ -16,6 +16,7 @@ pub mod images;
 pub mod kill;
 pub mod ledger;
 pub mod pair;
+pub mod points;
 pub mod power;
 pub mod promise;
 pub mod tally;
@@ -35,6 +36,17 @@ use images::Images;
 use kill::Kills;
 use power::PowerCuts;
 use tally::Tally;
+
+/// What a node is doing when it fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The peer's changes come in.
+    Receiver,
+    /// Its own user's changes go out.
+    Sender,
+    /// It was killed in the middle of receiving and starts again.
+    Recovering,
+}
 
 /// What is to be tried.
 #[derive(Debug, Subcommand)]

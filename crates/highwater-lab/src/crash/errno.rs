@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::Role;
 use super::ledger::Keeping;
 use super::pair::{PATIENCE, Pair};
+use super::points::Points;
 use super::promise::only_peer;
 use super::tally::Tally;
 use super::trace::{Fault, Injection, Seen, Tracer, When};
@@ -53,27 +55,19 @@ pub const REQUIRED: [&str; 4] = [
     "failed as receiver",
 ];
 
-/// Whose changes travel while a call fails.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Role {
-    Receiver,
-    Sender,
-}
-
 /// A pair whose victim's calls fail.
 #[derive(Debug)]
 pub struct Errors {
     pair: Pair,
     dice: Dice,
-    trials: Vec<(Role, Injection)>,
-    next: usize,
+    trials: Points,
     /// What the run has done.
     pub tally: Tally,
 }
 
 /// What became of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Outcome {
+pub enum Outcome {
     /// It fell nowhere.
     Missed,
     /// All is well in spite of it.
@@ -91,7 +85,7 @@ impl Errors {
         let pair = Pair::start(exe, None)?;
         let tally = Tally::new("errno", seed, &REQUIRED);
         let dice = Dice::new(seed);
-        let mut errors = Errors { pair, dice, trials: Vec::new(), next: 0, tally };
+        let mut errors = Errors { pair, dice, trials: Points::default(), tally };
         errors.pair.peer_hand()?.change(&mut errors.pair.ledger, &mut errors.dice, CHANGES)?;
         errors.pair.settle()?;
         for role in [Role::Receiver, Role::Sender] {
@@ -102,11 +96,9 @@ impl Errors {
                 errors.pair.settle()?;
                 *seen = tracer.detach()?;
             }
-            let trials = trials(&Seen::in_both(&twice));
-            errors.trials.extend(trials.into_iter().map(|trial| (role, trial)));
+            errors.trials.add(role, trials(&Seen::in_both(&twice)));
         }
-        errors.tally.add("faults to try", errors.trials.len() as u64);
-        errors.shuffle();
+        errors.tally.add("faults to try", errors.trials.count());
         Ok(errors)
     }
 
@@ -115,35 +107,23 @@ impl Errors {
         self.pair.keep()
     }
 
-    fn shuffle(&mut self) {
-        self.dice.shuffle(&mut self.trials);
-        self.next = 0;
-    }
-
     /// One iteration, with the next fault.
     ///
     /// # Errors
     /// The rule that did not hold, with the fault.
     pub fn iteration(&mut self) -> Result<()> {
-        if self.next >= self.trials.len() {
-            self.shuffle();
-        }
-        let (role, injection) = self.trials[self.next];
-        self.next += 1;
-        let outcome = self
-            .fail_and_judge(role, injection)
-            .with_context(|| format!("as {role:?}, {injection:?}"))?;
+        let (role, injection) =
+            self.trials.next(&mut self.dice).context("there is nothing to fail")?;
+        let outcome = self.fail_at(role, injection)?;
         if outcome == Outcome::Missed {
-            // A transfer makes a few calls more or less each time.
             self.tally.void += 1;
-            self.trials.remove(self.next - 1);
-            self.next -= 1;
+            self.trials.never_reached(role, injection);
             return Ok(());
         }
         self.tally.iterations += 1;
         self.tally.count(format!("{:?} at {}", injection.fault, injection.call));
         self.tally.count(match role {
-            Role::Receiver => "failed as receiver",
+            Role::Receiver | Role::Recovering => "failed as receiver",
             Role::Sender => "failed as sender",
         });
         self.tally.count(match outcome {
@@ -151,6 +131,14 @@ impl Errors {
             _ => "overcome while it lasted",
         });
         Ok(())
+    }
+
+    /// Makes a call fail, and judges. What became of it.
+    ///
+    /// # Errors
+    /// The rule that did not hold, with the fault.
+    pub fn fail_at(&mut self, role: Role, injection: Injection) -> Result<Outcome> {
+        self.fail_and_judge(role, injection).with_context(|| format!("as {role:?}, {injection:?}"))
     }
 
     fn trace(&mut self, injection: Option<Injection>) -> Result<Tracer> {
@@ -161,7 +149,7 @@ impl Errors {
 
     fn script(&mut self, role: Role) -> Result<()> {
         let hand = match role {
-            Role::Receiver => self.pair.peer_hand()?,
+            Role::Receiver | Role::Recovering => self.pair.peer_hand()?,
             Role::Sender => self.pair.victim_hand(Keeping::Synced)?,
         };
         hand.write_large(&mut self.pair.ledger, &mut self.dice)?;

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::Role;
 use super::ledger::Keeping;
 use super::pair::{PATIENCE, Pair};
+use super::points::Points;
 use super::promise::Promises;
 use super::tally::Tally;
 use super::trace::{Fault, Injection, Seen, Tracer, When};
@@ -38,37 +40,13 @@ pub const REQUIRED: [&str; 5] = [
     "resumed at an offset above 0",
 ];
 
-/// What the victim is doing when it dies.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Role {
-    /// The peer's changes come in.
-    Receiver,
-    /// Its own user's changes go out.
-    Sender,
-    /// It was killed in the middle of receiving and starts again.
-    Recovering,
-}
-
-impl Role {
-    const ALL: [Role; 3] = [Role::Receiver, Role::Sender, Role::Recovering];
-
-    fn name(self) -> &'static str {
-        match self {
-            Role::Receiver => "receiver",
-            Role::Sender => "sender",
-            Role::Recovering => "recovering",
-        }
-    }
-}
-
 /// A pair whose victim is killed again and again.
 #[derive(Debug)]
 pub struct Kills {
     pair: Pair,
     dice: Dice,
     /// Where the victim may die.
-    points: Vec<(Role, Injection)>,
-    next: usize,
+    points: Points,
     /// What the run has done.
     pub tally: Tally,
 }
@@ -79,7 +57,7 @@ impl Kills {
         let pair = Pair::start(exe, None)?;
         let tally = Tally::new("kill", seed, &REQUIRED);
         let dice = Dice::new(seed);
-        let mut kills = Kills { pair, dice, points: Vec::new(), next: 0, tally };
+        let mut kills = Kills { pair, dice, points: Points::default(), tally };
         kills.pair.peer_hand()?.change(&mut kills.pair.ledger, &mut kills.dice, 20)?;
         kills.pair.settle()?;
         kills.find_points()?;
@@ -96,55 +74,48 @@ impl Kills {
     /// # Errors
     /// The rule that did not hold, with the point.
     pub fn iteration(&mut self) -> Result<()> {
-        if self.next >= self.points.len() {
-            self.shuffle();
-        }
-        let (role, injection) = self.points[self.next];
-        self.next += 1;
-        let killed = self
-            .kill_and_judge(role, injection)
-            .with_context(|| format!("{role:?} killed at {injection:?}"))?;
-        if killed {
+        let (role, injection) =
+            self.points.next(&mut self.dice).context("there is nowhere to die at")?;
+        if self.kill_at(role, injection)? {
             self.tally.iterations += 1;
-            self.tally.count(if role == Role::Recovering {
-                "killed while recovering".to_owned()
-            } else {
-                format!("killed as {}", role.name())
+            self.tally.count(match role {
+                Role::Receiver => "killed as receiver",
+                Role::Sender => "killed as sender",
+                Role::Recovering => "killed while recovering",
             });
             self.tally.count(format!("killed at {}", injection.call));
         } else {
-            // A transfer makes a few calls more or less each time.
             self.tally.void += 1;
-            self.points.remove(self.next - 1);
-            self.next -= 1;
+            self.points.never_reached(role, injection);
         }
         Ok(())
     }
 
+    /// Kills the victim at a point, and judges. Whether it died there.
+    ///
+    /// # Errors
+    /// The rule that did not hold, with the point.
+    pub fn kill_at(&mut self, role: Role, injection: Injection) -> Result<bool> {
+        self.kill_and_judge(role, injection)
+            .with_context(|| format!("{role:?} killed at {injection:?}"))
+    }
+
     /// Every call of every role is a point, in an order that the seed decides.
     fn find_points(&mut self) -> Result<()> {
-        for role in Role::ALL {
+        for role in [Role::Receiver, Role::Sender, Role::Recovering] {
             let mut twice = [Seen::default(), Seen::default()];
             for seen in &mut twice {
                 *seen = self.act(role, None)?.1;
                 self.pair.settle()?;
             }
             for (call, times) in Seen::in_both(&twice) {
-                for number in 1..=times {
-                    let when = When::Call(number);
-                    self.points.push((role, Injection { call, fault: Fault::Kill, when }));
-                }
+                let point =
+                    |number| Injection { call, fault: Fault::Kill, when: When::Call(number) };
+                self.points.add(role, (1..=times).map(point));
             }
         }
-        ensure!(!self.points.is_empty(), "no calls were seen");
-        self.tally.add("points to die at", self.points.len() as u64);
-        self.shuffle();
+        self.tally.add("points to die at", self.points.count());
         Ok(())
-    }
-
-    fn shuffle(&mut self) {
-        self.dice.shuffle(&mut self.points);
-        self.next = 0;
     }
 
     /// Whether the victim died at the point.
