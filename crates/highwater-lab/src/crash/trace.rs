@@ -10,9 +10,15 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+
+/// How long `strace` may take to end. One that hangs is killed, which lets everybody go.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+const END_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The calls by which a node changes what is on its disk, in the words of `strace`.
 pub const CALLS: [&str; 13] = [
@@ -116,6 +122,7 @@ pub const ORDERS: &str = "strace-options";
 #[derive(Debug)]
 pub struct Tracer {
     process: Child,
+    traced: u32,
     log: PathBuf,
 }
 
@@ -130,8 +137,8 @@ impl Tracer {
         said.read_line(&mut line)?;
         ensure!(line.contains("attached"), "strace did not attach: {line}");
         // Read to its end, so that it never waits for a reader.
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        Ok(Tracer { process, log: log.to_owned() })
+        thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Ok(Tracer { process, traced: pid, log: log.to_owned() })
     }
 
     /// Lets the process go, if it still lives; what was seen.
@@ -140,12 +147,21 @@ impl Tracer {
         Seen::read(&self.log)
     }
 
+    /// A process that is dying is not let go: `strace` waits for its threads in the order in which
+    /// it knows them, and if it is told to let go meanwhile, it waits for the wrong one, for ever.
     fn end(&mut self) -> Result<()> {
-        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
-        if self.process.try_wait()?.is_none() {
+        if self.process.try_wait()?.is_none() && !is_dying(self.traced) {
+            let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
             kill_process(pid.context("no such pid")?, Signal::INT)?;
         }
-        self.process.wait()?;
+        let began = Instant::now();
+        while self.process.try_wait()?.is_none() {
+            if began.elapsed() > END_PATIENCE {
+                self.process.kill()?;
+                self.process.wait()?;
+            }
+            thread::sleep(END_INTERVAL);
+        }
         Ok(())
     }
 
@@ -159,6 +175,13 @@ impl Drop for Tracer {
     fn drop(&mut self) {
         let _ = self.end();
     }
+}
+
+/// Whether a process is gone, or is only waited for.
+fn is_dying(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    matches!(state, None | Some('Z' | 'X'))
 }
 
 /// What `strace` saw.
