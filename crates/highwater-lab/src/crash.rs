@@ -4,6 +4,7 @@
 //! - [`images`]: its disk is copied at instants of a run, and the copies are started.
 //! - [`kill`]: a node is killed at each system call of a transfer that changes its disk.
 //! - [`errno`]: its syncs fail, once and for ever, and its writes find no room.
+//! - [`full`]: its disk is really full, and has room again.
 //!
 //! What was written is in the [`ledger`], kept by the hands of the [`workload`]; what a node
 //! promised is kept in [`promise`]. Both are judged against what is on the disks, before and after
@@ -12,6 +13,7 @@
 
 pub mod disk;
 pub mod errno;
+pub mod full;
 pub mod images;
 pub mod kill;
 pub mod ledger;
@@ -32,6 +34,7 @@ use clap::{Args, Subcommand};
 
 use disk::FileSystem;
 use errno::Errors;
+use full::FullDisks;
 use images::Images;
 use kill::Kills;
 use power::PowerCuts;
@@ -68,6 +71,18 @@ pub enum CrashWork {
         /// How many copies
         #[arg(long, default_value_t = 20)]
         copies: u64,
+        /// The file system of that disk
+        #[arg(long, value_enum, default_value = "ext4")]
+        fs: FileSystem,
+        /// What every work has
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Full disks: home, store and share lie on one that has no room
+    Full {
+        /// How often
+        #[arg(long, default_value_t = 10)]
+        times: u64,
         /// The file system of that disk
         #[arg(long, value_enum, default_value = "ext4")]
         fs: FileSystem,
@@ -122,6 +137,7 @@ pub fn run(work: CrashWork) -> Result<bool> {
         CrashWork::Images { copies, fs, common } => {
             (disk_copies(&common, copies, fs)?, &images::REQUIRED)
         }
+        CrashWork::Full { times, fs, common } => (full_disks(&common, times, fs)?, &full::REQUIRED),
         CrashWork::Errno { iterations, common } => {
             (failing_calls(&common, iterations)?, &errno::REQUIRED)
         }
@@ -170,6 +186,18 @@ pub fn disk_copies(common: &Common, copies: u64, kind: FileSystem) -> Result<Tal
     in_lanes("images", "copies", common, copies, start)
 }
 
+/// Fills a disk so often, in lanes side by side.
+///
+/// # Errors
+/// When this machine cannot do it.
+pub fn full_disks(common: &Common, times: u64, kind: FileSystem) -> Result<Tally> {
+    if let Some(why) = disk::missing() {
+        bail!("skipped: {why}");
+    }
+    let start = |seed| FullDisks::start(&common.exe, seed, kind);
+    in_lanes("full", "times", common, times, start)
+}
+
 /// Makes calls fail so often, in lanes side by side.
 ///
 /// # Errors
@@ -192,61 +220,26 @@ trait Lane: Send {
     fn keep(&mut self) -> Result<PathBuf>;
 }
 
-impl Lane for PowerCuts {
-    fn iteration(&mut self) -> Result<()> {
-        self.cycle()
-    }
+/// Every suite has the same three methods; this says so once.
+macro_rules! lanes {
+    ($($suite:ty),+) => {$(
+        impl Lane for $suite {
+            fn iteration(&mut self) -> Result<()> {
+                self.iteration()
+            }
 
-    fn tally(&self) -> &Tally {
-        &self.tally
-    }
+            fn tally(&self) -> &Tally {
+                &self.tally
+            }
 
-    fn keep(&mut self) -> Result<PathBuf> {
-        self.keep()
-    }
+            fn keep(&mut self) -> Result<PathBuf> {
+                self.keep()
+            }
+        }
+    )+};
 }
 
-impl Lane for Images {
-    fn iteration(&mut self) -> Result<()> {
-        self.iteration()
-    }
-
-    fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    fn keep(&mut self) -> Result<PathBuf> {
-        self.keep()
-    }
-}
-
-impl Lane for Errors {
-    fn iteration(&mut self) -> Result<()> {
-        self.iteration()
-    }
-
-    fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    fn keep(&mut self) -> Result<PathBuf> {
-        self.keep()
-    }
-}
-
-impl Lane for Kills {
-    fn iteration(&mut self) -> Result<()> {
-        self.iteration()
-    }
-
-    fn tally(&self) -> &Tally {
-        &self.tally
-    }
-
-    fn keep(&mut self) -> Result<PathBuf> {
-        self.keep()
-    }
-}
+lanes!(PowerCuts, Images, FullDisks, Errors, Kills);
 
 /// Runs lanes side by side, each with a seed of its own, and adds up what they did. `unit` is the
 /// option that says how often.

@@ -147,7 +147,7 @@ impl PowerCuts {
     ///
     /// # Errors
     /// The rule that did not hold, with the plan of the cycle.
-    pub fn cycle(&mut self) -> Result<()> {
+    pub fn iteration(&mut self) -> Result<()> {
         let plan = Plan::draw(&mut self.dice, self.cycle);
         self.cycle += 1;
         self.cut_and_judge(plan).with_context(|| format!("cycle {}: {plan:?}", self.cycle))

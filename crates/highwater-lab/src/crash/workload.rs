@@ -79,6 +79,13 @@ impl Hand {
         Ok(path)
     }
 
+    /// Removes `count` files that nobody else is changing, or as many as there are.
+    pub fn remove_some(&self, ledger: &mut Ledger, dice: &mut Dice, count: usize) -> Result<()> {
+        let mut files: Vec<PathBuf> = ledger.at_rest().cloned().collect();
+        dice.shuffle(&mut files);
+        files.iter().take(count).try_for_each(|path| self.remove(ledger, path))
+    }
+
     /// Puts a file in place, whole.
     pub fn write(&self, ledger: &mut Ledger, path: &Path, bytes: &[u8]) -> Result<()> {
         ledger.write(path, bytes, self.keeping);
