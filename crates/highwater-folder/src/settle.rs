@@ -5,12 +5,15 @@
 //! that file system, so where others write heavily it is slow: then the files are synced one by one
 //! for a while.
 //!
+//! That goes for what Highwater writes, and for what it finds: nothing that a scan found is told to
+//! anybody before it is durable.
+//!
 //! After a failed sync nobody knows what is on the disk, and a second try may well succeed without
 //! having written anything. A root on which a sync has failed refuses to sync until it is reopened.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -83,22 +86,27 @@ impl Root {
         if parents.is_empty() || (parents.len() >= SYNCFS_FROM && self.sync_everything()?) {
             return Ok(());
         }
-        for parent in parents {
-            let name = || parent.as_ref().map_or("the share's root".into(), Key::to_string);
-            let dir = match self.open_dir(parent.as_ref()) {
-                Ok(dir) => dir,
-                // A directory that was removed since holds nothing to be made durable.
-                Err(errno) if proves_absence(errno) => continue,
-                // One that may not be listed can still be synced along with everything else.
-                Err(Errno::ACCESS) => {
-                    self.synced(rustix::fs::syncfs(self.dir()), name)?;
-                    continue;
-                }
-                Err(errno) => return self.synced(Err(errno), name),
-            };
-            self.synced(rustix::fs::fsync(dir.as_fd()), name)?;
-        }
+        self.sync_dirs(parents)?;
         self.synced(rustix::fs::fsync(self.stage().dir()), || "the stage".into())
+    }
+
+    /// Makes durable what a scan found under `keys`: the bytes of files, and which names the
+    /// directories hold. Programs rarely sync what they write. If a peer were told of it before, a
+    /// power cut could take it back, and what is left would look like a later edit: an empty file,
+    /// or a delete.
+    ///
+    /// # Errors
+    /// [`SettleError::SyncFailed`] is final for this root.
+    pub fn settle_found(&self, keys: &BTreeSet<&Key>) -> Result<(), SettleError> {
+        self.refuse_after_failure()?;
+        if keys.is_empty() || (keys.len() >= SYNCFS_FROM && self.sync_everything()?) {
+            return Ok(());
+        }
+        for key in keys {
+            let found = open_beneath(self.dir(), key.as_str(), OFlags::RDONLY);
+            self.sync_if_there(found, || key.to_string())?;
+        }
+        self.sync_dirs(keys.iter().map(|key| key.parent()).collect())
     }
 
     /// Makes durable the metadata of what stands under `keys`: what was changed where it stands, or
@@ -112,34 +120,33 @@ impl Root {
             return Ok(());
         }
         for key in keys {
-            let opened = self
-                .open_parent(key)
-                .and_then(|dir| open_beneath(dir.as_fd(), key.name(), OFlags::RDONLY));
-            let synced = match opened {
-                Ok(entry) => rustix::fs::fsync(&entry),
-                // Gone or replaced since: what stands there now is nothing of ours.
-                Err(errno) if proves_absence(errno) || errno == Errno::LOOP => continue,
-                // What may not be read can still be synced along with everything else.
-                Err(_) => rustix::fs::syncfs(self.dir()),
-            };
-            self.synced(synced, || key.to_string())?;
+            let placed = open_beneath(self.dir(), key.as_str(), OFlags::RDONLY);
+            self.sync_if_there(placed, || key.to_string())?;
         }
         Ok(())
     }
 
-    /// Makes durable what a user did to these keys, before anybody is told of it: what they lead to,
-    /// and that they lead there. A file that a peer already has and that a power cut takes away
-    /// here would look like the user's next edit.
-    ///
-    /// # Errors
-    /// [`SettleError::SyncFailed`] is final for this root.
-    pub fn settle_observed(&self, keys: &[Key]) -> Result<(), SettleError> {
-        self.refuse_after_failure()?;
-        if keys.len() >= SYNCFS_FROM && self.sync_everything()? {
-            return Ok(());
+    fn sync_dirs(&self, dirs: BTreeSet<Option<Key>>) -> Result<(), SettleError> {
+        for dir in dirs {
+            let name = || dir.as_ref().map_or("the share's root".into(), Key::to_string);
+            self.sync_if_there(self.open_dir(dir.as_ref()), name)?;
         }
-        self.settle_metadata(keys)?;
-        self.settle_dirs(keys)
+        Ok(())
+    }
+
+    fn sync_if_there(
+        &self,
+        opened: Result<OwnedFd, Errno>,
+        name: impl FnOnce() -> String,
+    ) -> Result<(), SettleError> {
+        match opened {
+            Ok(file) => self.synced(rustix::fs::fsync(file), name),
+            // What was removed since holds nothing to be made durable.
+            Err(errno) if proves_absence(errno) || errno == Errno::LOOP => Ok(()),
+            // What may not be opened can still be synced along with everything else.
+            Err(Errno::ACCESS) => self.synced(rustix::fs::syncfs(self.dir()), name),
+            Err(errno) => self.synced(Err(errno), name),
+        }
     }
 
     /// One `syncfs`, unless the last one was slow not long ago. Answers whether it was done.

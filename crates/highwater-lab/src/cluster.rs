@@ -101,6 +101,12 @@ impl Cluster {
         self.dir.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default()
     }
 
+    /// Stops every node and leaves everything where it lies; where that is.
+    pub fn keep(&mut self) -> PathBuf {
+        self.nodes.clear();
+        self.dir.take().map(TempDir::keep).unwrap_or_default()
+    }
+
     /// Waits until every node says that it is in sync.
     pub fn wait_in_sync(&self, patience: Duration) -> Result<()> {
         self.nodes.iter().try_for_each(|node| node.wait_in_sync(patience).map(drop))

@@ -7,6 +7,7 @@
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
 //! - [`simulate`]: campaigns of whole clusters in memory, decided by seeds.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
+//! - [`crash`]: power cuts, deaths and failing disks, and what must hold after them.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
 //! Nothing here is used by a node in service; `highwater-cli`, the tests and the benches use it.
@@ -15,6 +16,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod crash;
 pub mod demo;
 pub mod faults;
 mod http;

@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use highwater_lab::bench::{self, BenchOptions};
+use highwater_lab::crash::{self, CrashWork};
 use highwater_lab::demo::{self, DemoOptions};
 use highwater_lab::script;
 use highwater_lab::simulate::{self, SimulateOptions};
@@ -55,6 +56,11 @@ enum Work {
     ///
     /// A seed decides everything. A story that breaks a rule is shrunk to the events it needs.
     Sim(SimulateOptions),
+    /// Power cuts, deaths and failing disks, and what must hold after them
+    Crash {
+        #[command(subcommand)]
+        work: CrashWork,
+    },
     /// Speed and size, beside rsync and Syncthing where they are installed
     Bench {
         /// The highwater program, from a release build
@@ -97,6 +103,7 @@ fn run(work: Work) -> Result<bool> {
             demo::run(DemoOptions { exe, json, keep }).map(|report| report.held)
         }
         Work::Sim(options) => simulate::run(&options),
+        Work::Crash { work } => crash::run(work),
         Work::Bench { list: true, .. } => {
             for (name, work) in bench::rows() {
                 println!("{name:<16}{work}");

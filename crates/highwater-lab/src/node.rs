@@ -218,6 +218,12 @@ impl Node {
         child.wait().with_context(|| format!("waiting for {}", self.spec.name)).map(drop)
     }
 
+    /// Whether the daemon that was started has ended by itself, or by somebody else's hand.
+    pub fn has_died(&mut self) -> Result<bool> {
+        let ended = self.process.as_mut().map(Child::try_wait).transpose()?;
+        Ok(ended.flatten().is_some())
+    }
+
     /// Sends a signal to the running daemon.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.process.as_ref().with_context(|| format!("{} is down", self.spec.name))?;

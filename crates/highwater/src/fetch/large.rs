@@ -494,21 +494,27 @@ impl Transfer<'_> {
         }
     }
 
-    /// Makes the rest durable and judges the whole.
+    /// Makes the rest durable, records it, and judges the whole.
     async fn finish(mut self, sources: &[Arc<Source>]) -> Result<(), FetchError> {
         if self.syncing.is_some() {
             let outcome = sync_end(&mut self.syncing).await;
             self.recorded(outcome, sources).await?;
         }
-        let Some(writer) = self.writer.take() else { return Ok(()) };
+        let Some(mut writer) = self.writer.take() else { return Ok(()) };
         if !writer.is_complete() || writer.content() != self.manifest.content() {
             return self.discard().await;
         }
         if self.is_recorded() {
-            let file = Arc::clone(&writer.file);
-            blocking(move || Ok(file.sync_data()?)).await?;
-            self.shown.acked(self.manifest.size());
-            self.acknowledge(sources, self.manifest.size());
+            let (file, snapshot) = (Arc::clone(&writer.file), writer.snapshot());
+            let (ground, content) = (self.ground.clone(), self.manifest.content());
+            let before = self.durable.clone();
+            let sync_and_record = move || {
+                file.sync_data()?;
+                Ok(record(&ground, &content, &snapshot, &before)?)
+            };
+            let acked = blocking(sync_and_record).await?;
+            self.shown.acked(acked);
+            self.acknowledge(sources, acked);
         }
         Ok(())
     }

@@ -119,6 +119,10 @@ impl Actor {
         self.dirty = true;
         match event {
             ScanEvent::Found(findings) => self.found(findings),
+            ScanEvent::NotDurable(error) => {
+                self.fail(error.to_string());
+                Ok(())
+            }
             ScanEvent::Done { whole, gone, outcome } => self.scan_done(whole, gone, outcome),
             ScanEvent::Verified { key, content, found } => self.verified(&key, content, found),
         }
@@ -247,11 +251,6 @@ impl Actor {
         let Some(open) = &mut self.open else { return Ok(0) };
         // Believed only while the folder is certainly the right one.
         if let Err(error) = open.folder.verify() {
-            self.fail(error.to_string());
-            return Ok(0);
-        }
-        // A power cut must not bring back what everybody else has deleted by then.
-        if let Err(error) = open.folder.settle_dirs(keys) {
             self.fail(error.to_string());
             return Ok(0);
         }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use highwater_core::merge::is_conflict_key;
 use highwater_core::{ContentHash, Key};
 use highwater_store::{StoreError, WantClass};
 
@@ -49,9 +50,8 @@ pub(crate) struct Work {
     deferred: BTreeMap<Key, Instant>,
     /// Those of the deferred that no connected peer has the content of.
     unavailable: BTreeSet<Key>,
-    /// What cannot be had: every peer is connected, and none has the content; or it is a conflict
-    /// copy of a state that was knowingly replaced since, and no connected peer has it. Held, and
-    /// asked for again when somebody connects.
+    /// What cannot be had: every peer is connected, and none has the content. Held, and asked for
+    /// again when somebody connects.
     unattainable: BTreeSet<Key>,
     /// There is more in the store than is at work.
     pub(crate) more: bool,
@@ -376,12 +376,7 @@ impl Open {
                     self.work.defer(key, Duration::ZERO);
                     continue;
                 }
-                FetchError::Unavailable if self.replica.is_moot_copy(&key)? => {
-                    self.give_up(key)?;
-                    continue;
-                }
                 FetchError::Unavailable if all_asked => {
-                    self.cannot_place(&key, "lost_content", LOST_CONTENT.to_owned());
                     self.give_up(key)?;
                     continue;
                 }
@@ -399,7 +394,12 @@ impl Open {
             && self.replica.catalogue().find(store, number, content)?.is_some())
     }
 
+    /// Waits no longer for what no peer has. A conflict copy that nobody has is of a state that was
+    /// knowingly replaced before the copy was made; anything else is a loss that people must hear of.
     fn give_up(&mut self, key: Key) -> Result<(), StoreError> {
+        if !is_conflict_key(&key) {
+            self.cannot_place(&key, "lost_content", LOST_CONTENT.to_owned());
+        }
         self.replica.hold(&key)?;
         self.work.unattainable.insert(key);
         Ok(())

@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_core::log::{Actor, Checkpoint};
-use highwater_core::merge::{Merge, Side, conflict_copy, conflict_key, conflict_of, merge};
+use highwater_core::merge::{Merge, Side, conflict_copy, conflict_key, merge};
 use highwater_core::observe::Observer;
-use highwater_core::version::VersionOrder;
 use highwater_core::{
     Entry, EntryKind, Epoch, Key, LogDigest, Manifest, NodeId, Seq, ShareName, Version, WallTime,
 };
@@ -544,45 +543,13 @@ impl Replica {
             }
             _ => (want.entry.version, want.learned_from),
         };
-        let entry = Entry { version, ..want.entry };
-        self.append(entry.clone(), print, learned_from, row)?;
-        self.kept(&entry)
-    }
-
-    /// If a conflict copy is in place, the state that won against it includes it from now on. Not
-    /// before: whoever hears of a state that includes its own replaces its own, and would throw
-    /// away the only bytes that the copy can be made of.
-    fn kept(&mut self, copy: &Entry) -> Result<(), StoreError> {
-        let Some(key) = conflict_of(&copy.key).filter(|_| copy.kind.is_live()) else {
-            return Ok(());
-        };
-        let Some(row) = self.entry(&key)?.filter(|row| row.entry.kind.is_live()) else {
-            return Ok(());
-        };
-        if row.entry.version.compare(&copy.version) != VersionOrder::Concurrent {
-            return Ok(());
-        }
-        let version = row.entry.version.join(&copy.version);
-        let print = decode_print(row.print.as_deref());
-        let merged = Entry { version, ..row.entry.clone() };
-        self.append(merged, print.as_ref(), None, Some(row))
+        self.append(Entry { version, ..want.entry }, print, learned_from, row)
     }
 
     /// A wanted state moves between what is to be done and what policy holds.
     pub(crate) fn reclassify(&mut self, class: WantClass, want: WantRow, to: WantClass) {
         self.unwant(class, &want.entry);
         self.put_want(to, want.entry, want.learned_from);
-    }
-
-    /// Whether a conflict copy is wanted of a state that is included in what stands under the
-    /// conflict's key: it was replaced by somebody who knew it, or others have the copy.
-    pub(crate) fn is_moot_copy(&mut self, key: &Key) -> Result<bool, StoreError> {
-        let Some(lost_to) = conflict_of(key) else { return Ok(false) };
-        let Some((_, want)) = self.want(key)? else { return Ok(false) };
-        let Some(stands) = self.entry(&lost_to)?.map(|row| row.entry) else { return Ok(false) };
-        // What stands there still is what the copy will be made of.
-        Ok(!stands.kind.same_content(&want.entry.kind)
-            && stands.version.includes(&want.entry.version))
     }
 
     /// Holds what cannot be had, until [`Replica::want_again`].

@@ -1,5 +1,7 @@
-//! The thread that reads the folder: one scan at a time, findings in batches.
+//! The thread that reads the folder: one scan at a time, findings in batches, each made durable
+//! before it is passed on: what the index says and peers are told must outlive a power cut.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,8 +9,8 @@ use std::sync::mpsc as std_mpsc;
 
 use highwater_core::{ContentHash, Key};
 use highwater_folder::{
-    Finding, IgnoreRules, Known, KnownEntry, Root, ScanError, ScanProgress, Scope, StatPrint,
-    hash_content, scan,
+    Finding, IgnoreRules, Known, KnownEntry, Root, ScanError, ScanProgress, Scope, SettleError,
+    StatPrint, hash_content, scan,
 };
 use highwater_store::{EntryRow, ShareNumber, Store};
 use tokio::sync::mpsc;
@@ -24,8 +26,10 @@ pub(crate) const SCAN_EVENTS_MAX: usize = 4;
 /// What a scan brings.
 #[derive(Debug)]
 pub(crate) enum ScanEvent {
-    /// Some findings, none of them [`Finding::Gone`].
+    /// Some findings, none of them [`Finding::Gone`]; what changed is durable.
     Found(Vec<Finding>),
+    /// What was found could not be made durable; the scan has ended.
+    NotDurable(SettleError),
     /// The scan has ended; all that is gone, children before parents.
     Done { whole: bool, gone: Vec<Key>, outcome: Result<(), ScanError> },
     /// What [`ReadJob::Verify`] found: the file's print, and whether it holds the content.
@@ -108,7 +112,8 @@ fn make_scan(
     index: &Index,
     events: &mpsc::Sender<ScanEvent>,
 ) -> ScanEvent {
-    let (mut found, mut gone, mut failed) = (Vec::new(), Vec::new(), None);
+    let (mut found, mut gone) = (Vec::new(), Vec::new());
+    let pass_on = |found: Vec<Finding>| events.blocking_send(settled(root, found));
     let mut sink = |finding| {
         match finding {
             Finding::Gone(key) => gone.push(key),
@@ -117,36 +122,32 @@ fn make_scan(
         if found.len() < FINDINGS_MAX {
             return ControlFlow::Continue(());
         }
-        tell(root, std::mem::take(&mut found), &mut failed, events)
+        match pass_on(std::mem::take(&mut found)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
     };
     let outcome = scan(root, &job.scope, &job.rules, index, &job.progress, &mut sink);
-    if !found.is_empty() && failed.is_none() {
+    if !found.is_empty() {
         // The share is ending when it takes no more.
-        let _ = tell(root, found, &mut failed, events);
+        let _ = pass_on(found);
     }
-    let outcome = failed.map_or(outcome.map(drop), Err);
-    ScanEvent::Done { whole: job.scope == Scope::Whole, gone, outcome }
+    if let Err(error) = root.settle_found(&gone.iter().collect()) {
+        return ScanEvent::NotDurable(error);
+    }
+    ScanEvent::Done { whole: job.scope == Scope::Whole, gone, outcome: outcome.map(drop) }
 }
 
-/// Passes findings on, once what they tell of is durable.
-fn tell(
-    root: &Root,
-    found: Vec<Finding>,
-    failed: &mut Option<ScanError>,
-    events: &mpsc::Sender<ScanEvent>,
-) -> ControlFlow<()> {
-    let changed = found.iter().filter_map(|finding| match finding {
-        Finding::Changed(seen) => Some(seen.key.clone()),
+/// The findings, with what changed made durable.
+fn settled(root: &Root, found: Vec<Finding>) -> ScanEvent {
+    let changed = |finding| match finding {
+        &Finding::Changed(ref seen) => Some(&seen.key),
         _ => None,
-    });
-    if let Err(error) = root.settle_observed(&changed.collect::<Vec<_>>()) {
-        let source = std::io::Error::other(error);
-        *failed = Some(ScanError::Unreadable { path: root.path().to_owned(), source });
-        return ControlFlow::Break(());
-    }
-    match events.blocking_send(ScanEvent::Found(found)) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
+    };
+    let changed: BTreeSet<&Key> = found.iter().filter_map(changed).collect();
+    match root.settle_found(&changed) {
+        Ok(()) => ScanEvent::Found(found),
+        Err(error) => ScanEvent::NotDurable(error),
     }
 }
 

@@ -277,6 +277,7 @@ impl World {
                     let findings = scan(&disk, &job.scope, &index);
                     // As a scanner does: nothing is told that a power cut could take back.
                     findings.changed().for_each(|key| disk.sync_below(key.as_str()));
+                    findings.gone.iter().for_each(|key| disk.sync_below(key.as_str()));
                     let done = ScanEvent::Done { whole, gone: findings.gone, outcome: Ok(()) };
                     vec![ScanEvent::Found(findings.found), done]
                 }
