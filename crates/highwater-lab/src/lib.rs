@@ -5,6 +5,7 @@
 //!   reset, closed at an exact byte or falsified; [`record`] keeps what it did and carried.
 //! - [`node`] and [`cluster`]: real `highwater` processes, their status, their deaths.
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
+//! - [`mod@merge`]: the core's judgement of concurrent changes, tried by the million.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
@@ -15,8 +16,10 @@
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod dice;
 pub mod faults;
 mod http;
+pub mod merge;
 pub mod net;
 pub mod node;
 pub mod oracle;

@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 
 use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::demo::{self, DemoOptions};
+use highwater_lab::merge;
 use highwater_lab::script;
 
 #[derive(Parser)]
@@ -49,6 +50,15 @@ enum Work {
         /// Leave the nodes running
         #[arg(long)]
         keep: bool,
+    },
+    /// The core's judgement of concurrent changes: case after case until one fails
+    Merge {
+        /// The seed of the first case; one that failed is played again by its seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many
+        #[arg(long, default_value_t = 1_000_000)]
+        cases: u64,
     },
     /// Speed and size, beside rsync and Syncthing where they are installed
     Bench {
@@ -90,6 +100,14 @@ fn run(work: Work) -> Result<bool> {
         Work::Proxy { listen, target } => script::run(listen, target).map(|()| true),
         Work::Demo { exe, json, keep } => {
             demo::run(DemoOptions { exe, json, keep }).map(|report| report.held)
+        }
+        Work::Merge { seed, cases } => {
+            let played = merge::run(seed, cases);
+            match &played {
+                Ok(report) => println!("{report}"),
+                Err(failure) => println!("{failure}"),
+            }
+            Ok(played.is_ok())
         }
         Work::Bench { list: true, .. } => {
             for (name, work) in bench::rows() {
