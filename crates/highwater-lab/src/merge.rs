@@ -147,7 +147,7 @@ impl fmt::Display for MergeReport {
             f,
             "{} cases held: {} without a conflict, {} with copies, {} with copies of copies, {} with \
              an edit kept over a delete, {} with a file beside a directory, {} that another order \
-             took one exchange more, {} back by a resolution that its deleters had not seen; at \
+             took more exchanges, {} back by a resolution that its deleters had not seen; at \
              most {} rounds",
             self.cases,
             self.sequential,

@@ -93,30 +93,38 @@ fn names_hold(play: &Play<'_>, tree: &Tree) -> Result<(), String> {
     Ok(())
 }
 
-/// Where every user had seen all that was done before, the last act stands and nothing lies beside
-/// it. Whether that was so for every key.
+/// Where every user had seen all that was done before, the last act stands. Where that is so, or all
+/// put the same there, nothing lies beside it. Whether every key had seen it all.
 fn no_false_conflict(play: &Play<'_>, tree: &Tree) -> Result<bool, String> {
-    let mut all = true;
+    let (mut chains, mut quiet) = (true, true);
     for at in 0..play.story.keys.len() {
         let key = play.key(at);
         let mut done: u64 = 0;
-        let mut last: Option<&EntryKind> = None;
         let mut chain = !play.is_shared_with_copies(at);
+        let mut put: Vec<&EntryKind> = Vec::new();
         for (number, deed) in play.deeds.iter().enumerate().filter(|(_, d)| d.key == Some(at)) {
             chain &= deed.past == done;
             done |= 1 << number;
-            last = Some(&deed.kind);
+            put.push(&deed.kind);
         }
-        if chain && tree.get(key).map(|entry| &entry.kind) != last {
+        if chain && tree.get(key).map(|entry| &entry.kind) != put.last().copied() {
             return Err(format!("{} is not as it was left last", shown(key)));
         }
-        all &= chain;
+        chains &= chain;
+        quiet &= chain || (!play.is_shared_with_copies(at) && all_put_the_same(play, &put)?);
     }
     let beside = tree.keys().find(|key| play.place(key).is_none());
     match beside {
-        Some(copy) if all => Err(format!("{} is a copy of no conflict", shown(copy))),
-        _ => Ok(all),
+        Some(copy) if quiet => Err(format!("{} is a copy of no conflict", shown(copy))),
+        _ => Ok(chains),
     }
+}
+
+/// Whether all that was ever put under a key is one content, whatever its mode and time.
+fn all_put_the_same(play: &Play<'_>, put: &[&EntryKind]) -> Result<bool, String> {
+    let live = put.iter().filter(|kind| kind.is_live());
+    let held = live.map(|kind| play.pool.held(kind)).collect::<Result<Vec<_>, _>>()?;
+    Ok(held.windows(2).all(|pair| pair[0] == pair[1]))
 }
 
 /// A key is there if some act that nobody has seen since put something there, and gone if all such
@@ -130,9 +138,13 @@ fn live_or_dead(play: &Play<'_>, tree: &Tree, at: usize, seen: &mut Seen) -> Res
     let live = tree.get(key).is_some_and(|entry| entry.kind.is_live());
     let any_live = last.iter().any(|kind| kind.is_live());
     seen.edit_kept_over_delete |= any_live && last.iter().any(|kind| !kind.is_live());
-    let directory = |kind: &&&EntryKind| matches!(kind, EntryKind::Directory { .. });
-    seen.file_beside_directory |= last.iter().any(|kind| directory(&kind))
-        && last.iter().any(|kind| !directory(&kind) && kind.is_live());
+    let directory = |kind: &&EntryKind| matches!(kind, EntryKind::Directory { .. });
+    seen.file_beside_directory |= last.iter().any(|kind| directory(kind))
+        && last.iter().any(|kind| !directory(kind) && kind.is_live());
+    let stands = tree.get(key).map(|entry| &entry.kind);
+    if last.iter().any(|kind| directory(kind)) && !stands.iter().any(|kind| directory(kind)) {
+        return Err(format!("{} was made a directory and is none", shown(key)));
+    }
     match (any_live, live) {
         (true, false) => Err(format!("{} is gone, and an edit did not know of it", shown(key))),
         (false, true) if had_rivals(play, at) => {
@@ -169,8 +181,8 @@ fn old_news_changes_nothing(play: &mut Play<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Merging whole trees is idempotent and commutative, and associative up to one more exchange;
-/// where names meet, commutative up to one more exchange, too. Whether that exchange was needed.
+/// Merging whole trees is idempotent and commutative, and associative up to more exchanges of the
+/// outcomes; where names meet, commutative up to those, too. Whether they were needed.
 fn algebra(trees: &[Tree]) -> Result<bool, String> {
     let [a, b, ..] = trees else { return Ok(false) };
     let c = &trees[trees.len() - 1];
@@ -182,12 +194,18 @@ fn algebra(trees: &[Tree]) -> Result<bool, String> {
         return Err("merging depends on whose side one is on".into());
     }
     let (left, right) = (joined(&ab, c)?, joined(a, &joined(b, c)?)?);
-    for (one, other) in [(&ab, &ba), (&left, &right)] {
-        if joined(one, other)? != joined(other, one)? {
-            return Err("merging depends on the order for good".into());
+    let grouped_differently = ab != ba || left != right;
+    for (mut one, mut other) in [(ab, ba), (left, right)] {
+        let mut exchanges = 0;
+        while one != other {
+            (one, other) = (joined(&one, &other)?, joined(&other, &one)?);
+            exchanges += 1;
+            if exchanges > ROUNDS_MAX {
+                return Err("merging depends on the order for good".into());
+            }
         }
     }
-    Ok(ab != ba || left != right)
+    Ok(grouped_differently)
 }
 
 fn joined(a: &Tree, b: &Tree) -> Result<Tree, String> {

@@ -22,6 +22,7 @@ pub(super) fn key_pool() -> Vec<String> {
         format!("{long}1.txt"),
         format!("{long}2.txt"),
         format!("{deep}/{}", "n".repeat(64)),
+        format!("{deep}/{}/n", "e".repeat(70)),
         "x/y/z/n".into(),
     ]
 }
