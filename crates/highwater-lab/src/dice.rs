@@ -46,4 +46,13 @@ impl Dice {
             items.swap(end, self.below(end as u64 + 1) as usize);
         }
     }
+
+    /// That many bytes.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        for eight in bytes.chunks_mut(8) {
+            eight.copy_from_slice(&self.roll().to_le_bytes()[..eight.len()]);
+        }
+        bytes
+    }
 }
