@@ -10,7 +10,8 @@ use std::cmp::Ordering;
 use crate::clock::WallTime;
 use crate::entry::{Entry, EntryKind};
 use crate::key::{COMPONENT_BYTES_MAX, KEY_BYTES_MAX, Key};
-use crate::version::VersionOrder;
+use crate::log::{Actor, Seq};
+use crate::version::{Version, VersionOrder};
 
 /// What a node does about a state it learns of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,8 +49,13 @@ pub fn merge(ours: Option<&Entry>, theirs: &Entry) -> Merge {
     let Some(ours) = ours else { return Merge::Take };
     match theirs.version.compare(&ours.version) {
         VersionOrder::Before => Merge::Known,
-        VersionOrder::Equal if ours.kind == theirs.kind => Merge::Known,
         VersionOrder::After => Merge::Take,
+        // The same changes met in another order, and another of two equal states won: all agree on
+        // one, or a later conflict would be settled by different stamps.
+        VersionOrder::Equal if ours.kind == theirs.kind => match precedence(ours, theirs) {
+            Ordering::Less => Merge::Take,
+            Ordering::Equal | Ordering::Greater => Merge::Known,
+        },
         VersionOrder::Equal | VersionOrder::Concurrent => {
             Merge::Both(Box::new(resolve(ours, theirs)))
         }
@@ -84,29 +90,54 @@ fn precedence(a: &Entry, b: &Entry) -> Ordering {
         .then_with(|| a.author.cmp(&b.author))
 }
 
-/// The loser of a conflict under its own key. Its version stays the loser's, so that every node
-/// makes the same copy, and one that was deleted since does not come back. `None` as for
-/// [`conflict_key`].
+/// The loser of a conflict under its own key. Its version is one change by an actor that is the
+/// loser itself: every node makes the same copy, one that was deleted since does not come back, and
+/// of two losers that come to bear one key, or a loser and somebody's file, neither passes for an
+/// edit of the other. `None` as for [`conflict_key`].
 pub fn conflict_copy(lost: &Entry) -> Option<Entry> {
-    Some(Entry { key: conflict_key(lost)?, ..lost.clone() })
+    let mut name = [0; 8];
+    name.copy_from_slice(&lost.fingerprint().as_bytes()[..8]);
+    let version = Version::default().with_change(Actor(u64::from_be_bytes(name)), Seq(1));
+    Some(Entry { key: conflict_key(lost)?, version, ..lost.clone() })
 }
 
-/// `name.conflict-YYYYMMDD-HHMMSS-NODE.ext`, clipped to what a file name and a path may have. `None`
-/// when the directory's path leaves no room for the mark alone.
+/// `name.conflict-YYYYMMDD-HHMMSS-NODE.ext` beside the loser, clipped to what a file name and a path
+/// may have. A clipped name bears a hash of the whole one, so that no two become one. Where the
+/// directory's path leaves no room at all, the copy stands in the nearest one above that has some.
 pub fn conflict_key(lost: &Entry) -> Option<Key> {
+    let mut beside = lost.key.clone();
+    loop {
+        let directory = beside.as_str().len() - beside.name().len();
+        let name_max = COMPONENT_BYTES_MAX.min(KEY_BYTES_MAX.saturating_sub(directory));
+        if let Some(name) = conflict_name(lost, name_max) {
+            return beside.sibling(&name).ok();
+        }
+        beside = beside.parent()?;
+    }
+}
+
+/// The name of the loser's copy, in at most `bytes_max`; `None` if even its mark is longer.
+fn conflict_name(lost: &Entry, bytes_max: usize) -> Option<String> {
     let name = lost.key.name();
     let (stem, extension) = match name.rfind('.') {
         Some(dot) if dot > 0 => name.split_at(dot),
         _ => (name, ""),
     };
     let mark = format!(".conflict-{}-{}", utc(lost.stamp.wall()), lost.author);
-    let directory = lost.key.as_str().len() - name.len();
-    let name_max = COMPONENT_BYTES_MAX.min(KEY_BYTES_MAX.saturating_sub(directory));
-    let room = name_max.saturating_sub(mark.len());
+    if name.len() + mark.len() <= bytes_max {
+        return Some(format!("{stem}{mark}{extension}"));
+    }
+    let whole = blake3::hash(lost.key.as_str().as_bytes()).to_hex();
+    let tail = format!("~{}{mark}", &whole[..CLIPPED_HASH_DIGITS]);
+    let room = bytes_max.checked_sub(tail.len())?;
     let extension = clip(extension, room / 2);
     let stem = clip(stem, room - extension.len());
-    lost.key.sibling(&format!("{stem}{mark}{extension}")).ok()
+    Some(format!("{stem}{tail}{extension}"))
 }
+
+/// Hexadecimal digits of the hash in a clipped name: 48 bits, so that two of one directory, node and
+/// second do not meet by chance.
+const CLIPPED_HASH_DIGITS: usize = 12;
 
 /// The key that a conflict copy lost to; the clipped form of a very long one. `None` for a key that
 /// is not a conflict copy's.
@@ -163,8 +194,6 @@ mod tests {
     use crate::content::ContentHash;
     use crate::entry::Mode;
     use crate::id::NodeTag;
-    use crate::log::{Actor, Seq};
-    use crate::version::Version;
     use proptest::prelude::*;
 
     fn entry(kind: EntryKind, version: &[(u64, u64)], millis: u64, author: u8) -> Entry {
@@ -213,7 +242,7 @@ mod tests {
         assert_eq!(on_a.merged.kind, b.kind);
         assert_eq!((on_a.winner, on_b.winner), (Side::Theirs, Side::Ours));
         let copy = on_a.copy.expect("the loser is kept");
-        assert_eq!((copy.kind, copy.version), (a.kind, a.version));
+        assert_eq!((copy.kind, copy.stamp, copy.author), (a.kind, a.stamp, a.author));
         assert_eq!(copy.key.as_str(), "dir/report.conflict-19700101-000001-aeaqcaib.txt");
         assert!(is_conflict_key(&copy.key));
     }
@@ -276,6 +305,93 @@ mod tests {
             assert_eq!(conflict_of(&copy), Some(lost.key));
         }
         assert_eq!(conflict_of(&"a/plan.txt".parse().expect("key")), None);
+    }
+
+    /// What a node that takes in all of `entries` has under `key`.
+    fn taken_in(entries: &[Entry]) -> Vec<Entry> {
+        let mut tree: Vec<Entry> = Vec::new();
+        let mut arriving: Vec<Entry> = entries.iter().rev().cloned().collect();
+        while let Some(theirs) = arriving.pop() {
+            let known = tree.iter().position(|entry| entry.key == theirs.key);
+            let state = match merge(known.map(|at| &tree[at]), &theirs) {
+                Merge::Known => continue,
+                Merge::Take => theirs,
+                Merge::Both(both) => {
+                    arriving.extend(both.copy);
+                    both.merged
+                }
+            };
+            match known {
+                Some(at) => tree[at] = state,
+                None => tree.push(state),
+            }
+        }
+        tree
+    }
+
+    fn has(tree: &[Entry], text: &str) -> bool {
+        tree.iter().any(|entry| entry.kind.same_content(&file(text)))
+    }
+
+    /// A user lost a conflict, edited the winner within the same second and lost again. Both losers
+    /// were called the same, and the second, made on a node that had seen the first, passed for an
+    /// edit of it: the first was gone.
+    #[test]
+    fn who_loses_twice_within_a_second_keeps_both() {
+        let first = entry(file("first"), &[(1, 1)], 1_000, 1);
+        let winner = entry(file("winner"), &[(2, 1)], 2_000, 2);
+        let second = entry(file("second"), &[(1, 2), (2, 1)], 1_500, 1);
+        let third = entry(file("third"), &[(3, 1)], 3_000, 3);
+        let tree = taken_in(&[first, winner, second, third]);
+        assert!(has(&tree, "first") && has(&tree, "second"), "{tree:?}");
+    }
+
+    /// Counters of one node are of its whole log. A loser's version, counted under its own key,
+    /// passed for an edit of a file that its user had put under the copy's name before.
+    #[test]
+    fn a_file_that_bears_a_copys_name_is_not_overwritten_by_the_copy() {
+        let lost = entry(file("lost"), &[(1, 3)], 1_000, 1);
+        let winner = entry(file("winner"), &[(2, 1)], 2_000, 2);
+        let key = conflict_key(&lost).expect("fits");
+        let there = Entry { key, ..entry(file("there"), &[(1, 2)], 1_000, 1) };
+        let tree = taken_in(&[there, lost, winner]);
+        assert!(has(&tree, "there") && has(&tree, "lost"), "{tree:?}");
+    }
+
+    /// Names that differ only in what is clipped became one, and the copy of a clipped copy had its
+    /// own name again, so that merging never came to an end.
+    #[test]
+    fn clipped_names_differ_like_the_whole_ones() {
+        let named = |name: String| Entry {
+            key: name.parse().expect("key"),
+            ..entry(file("x"), &[(1, 1)], 0, 1)
+        };
+        let (one, other) = (named("l".repeat(250) + "1.txt"), named("l".repeat(250) + "2.txt"));
+        let (copy, other) =
+            (conflict_key(&one).expect("fits"), conflict_key(&other).expect("fits"));
+        assert_ne!(copy, other);
+        let again = conflict_key(&Entry { key: copy.clone(), ..one }).expect("fits");
+        assert_ne!(copy, again);
+    }
+
+    /// The loser in a directory whose path leaves no room for its mark had no copy: it was lost.
+    #[test]
+    fn a_loser_without_room_beside_it_stands_further_up() {
+        let deep = vec!["d".repeat(250); 16].join("/") + "/" + &"e".repeat(70);
+        let mut lost = entry(file("x"), &[(1, 1)], 0, 1);
+        lost.key = format!("{deep}/name").parse().expect("key");
+        let copy = conflict_key(&lost).expect("fits");
+        assert!(is_conflict_key(&copy) && lost.key.parent() > copy.parent(), "{copy}");
+    }
+
+    /// Three nodes met the same three states in different orders. Two of the states were equal but
+    /// for their stamps, and each node kept its own: the next conflict had two winners.
+    #[test]
+    fn equal_states_agree_on_their_stamp() {
+        let early = entry(file("same"), &[(1, 1), (2, 1)], 1_000, 1);
+        let late = entry(file("same"), &[(1, 1), (2, 1)], 2_000, 2);
+        assert_eq!(merge(Some(&early), &late), Merge::Take);
+        assert_eq!(merge(Some(&late), &early), Merge::Known);
     }
 
     fn any_entry(actor: u64) -> impl Strategy<Value = Entry> {

@@ -6,6 +6,7 @@
 //! - [`node`] and [`cluster`]: real `highwater` processes, their status, their deaths.
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
 //! - [`simulate`]: campaigns of whole clusters in memory, decided by seeds.
+//! - [`mod@merge`]: the core's judgement of concurrent changes, tried by the million.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`crash`]: power cuts, deaths and failing disks, and what must hold after them.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
@@ -18,8 +19,10 @@ pub mod bench;
 pub mod cluster;
 pub mod crash;
 pub mod demo;
+pub mod dice;
 pub mod faults;
 mod http;
+pub mod merge;
 pub mod net;
 pub mod node;
 pub mod oracle;

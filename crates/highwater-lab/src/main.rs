@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::crash::{self, CrashWork};
 use highwater_lab::demo::{self, DemoOptions};
+use highwater_lab::merge;
 use highwater_lab::script;
 use highwater_lab::simulate::{self, SimulateOptions};
 
@@ -61,6 +62,15 @@ enum Work {
         #[command(subcommand)]
         work: CrashWork,
     },
+    /// The core's judgement of concurrent changes: case after case until one fails
+    Merge {
+        /// The seed of the first case; one that failed is played again by its seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many
+        #[arg(long, default_value_t = 1_000_000)]
+        cases: u64,
+    },
     /// Speed and size, beside rsync and Syncthing where they are installed
     Bench {
         /// The highwater program, from a release build
@@ -104,6 +114,14 @@ fn run(work: Work) -> Result<bool> {
         }
         Work::Sim(options) => simulate::run(&options),
         Work::Crash { work } => crash::run(work),
+        Work::Merge { seed, cases } => {
+            let played = merge::run(seed, cases);
+            match &played {
+                Ok(report) => println!("{report}"),
+                Err(failure) => println!("{failure}"),
+            }
+            Ok(played.is_ok())
+        }
         Work::Bench { list: true, .. } => {
             for (name, work) in bench::rows() {
                 println!("{name:<16}{work}");

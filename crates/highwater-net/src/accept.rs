@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use highwater_core::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -28,6 +27,7 @@ use crate::net::{Context, http2};
 use crate::service::{Admission, Opened, SyncService};
 use crate::session::{Session, Streams};
 use crate::socket::{CutOnDrop, Tapped};
+use crate::system::{Connection, Listener};
 use crate::tls;
 
 /// A handshake takes two round trips; this is enough on a line with a latency of 2 s.
@@ -46,7 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts connections until `stop` turns true, then waits for tonic to let go of the last.
 pub(crate) async fn serve(
     context: Arc<Context>,
-    listener: TcpListener,
+    listener: Box<dyn Listener>,
     tls: rustls::ServerConfig,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -108,7 +108,7 @@ impl Door {
     /// Takes one connection from the socket to its peer's task.
     async fn receive(
         self: Arc<Self>,
-        tcp: TcpStream,
+        tcp: Box<dyn Connection>,
         addr: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) {
@@ -123,7 +123,7 @@ impl Door {
 
     async fn shake_hands(
         &self,
-        tcp: TcpStream,
+        tcp: Box<dyn Connection>,
         addr: SocketAddr,
     ) -> Option<(NodeId, TlsStream<Tapped>)> {
         let tapped = Tapped::new(tcp, self.context.clock).ok()?;

@@ -3,17 +3,19 @@
 use std::time::Instant;
 
 use highwater_core::Time;
+use tokio::time;
 
-/// Monotonic time since the net was started.
+/// Monotonic time since the net was started, as the runtime reckons it: in a simulation it is the
+/// simulation's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    start: Instant,
+    start: time::Instant,
 }
 
 impl Clock {
     /// A clock that begins now.
     pub(crate) fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: time::Instant::now() }
     }
 
     /// How late it is.
@@ -23,11 +25,11 @@ impl Clock {
 
     /// A time of this clock for others, who share no clock with it.
     pub(crate) fn instant(&self, time: Time) -> Instant {
-        self.start + time.since(Time::default())
+        self.start.into_std() + time.since(Time::default())
     }
 
     /// Waits until `deadline`; at once if it has passed.
     pub(crate) async fn sleep_until(&self, deadline: Time) {
-        tokio::time::sleep_until(self.instant(deadline).into()).await;
+        time::sleep_until(self.start + deadline.since(Time::default())).await;
     }
 }

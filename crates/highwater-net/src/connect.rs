@@ -4,7 +4,6 @@
 //! with it. The peer takes no notice of a connection until it is told that it was chosen.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use highwater_core::wire::{Goodbye, MESSAGE_BYTES_MAX};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -25,6 +23,7 @@ use crate::net::{Context, http2};
 use crate::proto::sync_client::SyncClient;
 use crate::session::{GreetingError, Session, Streams, content_out, control_out, describe};
 use crate::socket::{CutOnDrop, Tapped};
+use crate::system::{Connection, Sockets};
 use crate::tls;
 
 /// Addresses of a host that one attempt may use.
@@ -97,7 +96,7 @@ pub(crate) async fn dial(
     addr: String,
     attempt: AttemptId,
 ) -> Result<Session, DialError> {
-    let tcp = reach(&addr, attempt).await?;
+    let tcp = reach(&*context.sockets, &addr, attempt).await?;
     let unreached = |source| DialError::Connect { addr: addr.clone(), source };
     let remote = tcp.peer_addr().map_err(unreached)?;
     let tapped = Tapped::new(tcp, context.clock).map_err(unreached)?;
@@ -130,17 +129,21 @@ pub(crate) async fn dial(
 
 /// A TCP connection to the first address that answers. Each attempt begins with another one, so
 /// that one that swallows packets does not stand in the way of the others for ever.
-async fn reach(addr: &str, attempt: AttemptId) -> Result<TcpStream, DialError> {
+async fn reach(
+    sockets: &dyn Sockets,
+    addr: &str,
+    attempt: AttemptId,
+) -> Result<Box<dyn Connection>, DialError> {
     let unresolved = |source| DialError::Resolve { addr: addr.to_owned(), source };
-    let resolved = lookup_host(addr).await.map_err(unresolved)?;
-    let mut addresses: Vec<SocketAddr> = resolved.take(ADDRESSES_MAX).collect();
+    let mut addresses = sockets.resolve(addr).await.map_err(unresolved)?;
+    addresses.truncate(ADDRESSES_MAX);
     if addresses.is_empty() {
         return Err(unresolved(io::ErrorKind::NotFound.into()));
     }
     let shift = (attempt.0 % addresses.len() as u64) as usize;
     addresses.rotate_left(shift);
     let timed_out = |_| DialError::TimedOut { addr: addr.to_owned(), after: CONNECT_TIMEOUT };
-    timeout(CONNECT_TIMEOUT, TcpStream::connect(addresses.as_slice()))
+    timeout(CONNECT_TIMEOUT, sockets.connect(&addresses))
         .await
         .map_err(timed_out)?
         .map_err(|source| DialError::Connect { addr: addr.to_owned(), source })

@@ -61,15 +61,15 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer that has nothing to do yet.
-    pub(crate) fn new() -> Self {
+    /// A dialer that has nothing to do yet. Its waits vary by `seed`.
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             wanted: false,
             open: BTreeSet::new(),
             started: 0,
             next_at: Time::default(),
-            quick: Delays::quick(),
-            slow: Delays::slow(),
+            quick: Delays::quick(seed),
+            slow: Delays::slow(!seed),
             up_since: None,
         }
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn wanting() -> Dialer {
-        let mut dialer = Dialer::new();
+        let mut dialer = Dialer::new(1);
         dialer.want(true);
         dialer
     }

@@ -9,7 +9,7 @@
 //! The decisions are plain structs with the time brought in: `link` (is the other side still
 //! there, which of two connections stays) and `dial` (when to try again). `peer` carries them
 //! out, one task for each peer; `session` runs one connection; `accept` and `connect` make
-//! connections; `wire` translates; `tls` and `identity` say who is who.
+//! connections out of what `system` brings; `wire` translates; `tls` and `identity` say who is who.
 //!
 //! This crate never touches a share and never decides what is replicated. Nothing in it survives
 //! a crash but the identity, which is written once.
@@ -28,6 +28,7 @@ mod retry;
 mod service;
 mod session;
 mod socket;
+mod system;
 mod tls;
 mod wire;
 
@@ -36,6 +37,7 @@ pub use events::{
 };
 pub use identity::{Identity, IdentityError};
 pub use net::{Net, NetConfig, StartError};
+pub use system::{Breaker, Connection, Listener, Sockets, Soon};
 pub use wire::entry_bytes_max;
 
 /// The generated protobuf types: how frames lie on the wire, not yet believed.

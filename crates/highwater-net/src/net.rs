@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use highwater_core::wire::{Goodbye, Hello};
 use highwater_core::{NodeId, Time};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -18,6 +17,7 @@ use crate::events::{NetEvent, PeerAddress, PeerState, WarningKind};
 use crate::identity::Identity;
 use crate::peer::{Orders, PeerEvent, PeerTask};
 use crate::session::Session;
+use crate::system::{Sockets, System};
 use crate::tls::{self, Pins};
 
 /// Events that wait for the engine. Warnings beyond are dropped, links wait.
@@ -101,11 +101,25 @@ impl Net {
         identity: Identity,
         peers: Vec<PeerAddress>,
     ) -> Result<(Net, mpsc::Receiver<NetEvent>), StartError> {
+        Self::start_over(Arc::new(System), config, identity, peers).await
+    }
+
+    /// As [`Net::start`], with connections from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Net::start`].
+    pub async fn start_over(
+        sockets: Arc<dyn Sockets>,
+        config: NetConfig,
+        identity: Identity,
+        peers: Vec<PeerAddress>,
+    ) -> Result<(Net, mpsc::Receiver<NetEvent>), StartError> {
         let failed = |source| StartError::Listen { addr: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let listener = sockets.listen(config.listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let context = Arc::new(Context {
+            sockets,
             identity,
             pins: Arc::new(Pins::default()),
             hello: config.hello,
@@ -224,6 +238,7 @@ impl Member {
 /// What all tasks of one net share.
 #[derive(Debug)]
 pub(crate) struct Context {
+    pub(crate) sockets: Arc<dyn Sockets>,
     pub(crate) identity: Identity,
     pub(crate) pins: Arc<Pins>,
     pub(crate) hello: Hello,

@@ -9,8 +9,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use highwater_core::NodeId;
 use highwater_core::wire::Goodbye;
+use highwater_core::{InstanceId, NodeId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -105,6 +105,7 @@ impl PeerTask {
         (own_mailbox, mailbox): (mpsc::WeakSender<PeerEvent>, mpsc::Receiver<PeerEvent>),
         state: Arc<Mutex<PeerState>>,
     ) -> Self {
+        let dialer = Dialer::new(jitter_seed(&context.hello.instance, &peer));
         Self {
             context,
             peer,
@@ -112,7 +113,7 @@ impl PeerTask {
             mailbox,
             own_mailbox,
             state,
-            dialer: Dialer::new(),
+            dialer,
             attempts: JoinSet::new(),
             work: JoinSet::new(),
             current: None,
@@ -129,7 +130,9 @@ impl PeerTask {
             self.publish();
             let deadline = self.dialer.deadline();
             let clock = self.context.clock;
+            // In this order, so that the same events always have the same outcome.
             tokio::select! {
+                biased;
                 changed = self.orders.changed() => {
                     if changed.is_err() {
                         return;
@@ -375,4 +378,10 @@ impl PeerTask {
         state.dial_attempts = self.dialer.started();
         state.next_attempt = self.dialer.deadline().map(|at| self.context.clock.instant(at));
     }
+}
+
+/// Every run of every node waits differently for each peer.
+fn jitter_seed(instance: &InstanceId, peer: &NodeId) -> u64 {
+    let mixed = instance.0.iter().chain(peer.as_bytes());
+    mixed.fold(0, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(*byte)))
 }

@@ -18,27 +18,30 @@ const SLOW_MAX: Duration = Duration::from_secs(8);
 /// Waits vary by this part of themselves, so that many nodes do not return in one instant.
 const JITTER: f64 = 0.25;
 
-/// Growing waits, with jitter.
+/// Growing waits, with jitter. The jitter comes from a seed, so that a simulated net can be played
+/// again; nodes and runs differ by theirs.
 #[derive(Debug)]
 pub(crate) struct Delays {
     policy: ExponentialBackoff,
     longest: Duration,
+    chance: u64,
 }
 
 impl Delays {
     /// For a peer that cannot be reached.
-    pub(crate) fn quick() -> Self {
-        Self::between(QUICK_FIRST, QUICK_MAX)
+    pub(crate) fn quick(seed: u64) -> Self {
+        Self::between(QUICK_FIRST, QUICK_MAX, seed)
     }
 
     /// For a peer that answers and refuses.
-    pub(crate) fn slow() -> Self {
-        Self::between(SLOW_FIRST, SLOW_MAX)
+    pub(crate) fn slow(seed: u64) -> Self {
+        Self::between(SLOW_FIRST, SLOW_MAX, seed)
     }
 
     /// The next wait, longer than the last.
     pub(crate) fn next(&mut self) -> Duration {
-        self.policy.next_backoff().unwrap_or(self.longest)
+        let wait = self.policy.next_backoff().unwrap_or(self.longest);
+        wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * self.draw())
     }
 
     /// Begins again with the shortest wait.
@@ -46,17 +49,26 @@ impl Delays {
         self.policy.reset();
     }
 
-    fn between(first: Duration, longest: Duration) -> Self {
+    /// A number from 0 to 1. Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
+    /// Generators" (2014), SplitMix64.
+    fn draw(&mut self) -> f64 {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.chance ^ (self.chance >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) as f64 / u64::MAX as f64
+    }
+
+    fn between(first: Duration, longest: Duration, seed: u64) -> Self {
         let policy = ExponentialBackoff {
             initial_interval: first,
             current_interval: first,
             max_interval: longest,
             multiplier: 2.0,
-            randomization_factor: JITTER,
+            randomization_factor: 0.0,
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         };
-        Self { policy, longest }
+        Self { policy, longest, chance: seed }
     }
 }
 
@@ -66,7 +78,7 @@ mod tests {
 
     #[test]
     fn waits_begin_short_stay_short_and_never_end() {
-        let mut delays = Delays::quick();
+        let mut delays = Delays::quick(1);
         let first = delays.next();
         assert!(first <= Duration::from_millis(125), "{first:?}");
         for _ in 0..1000 {
@@ -80,7 +92,7 @@ mod tests {
 
     #[test]
     fn refusals_wait_up_to_ten_seconds() {
-        let mut delays = Delays::slow();
+        let mut delays = Delays::slow(1);
         let longest = (0..100).map(|_| delays.next()).max().expect("waits");
         assert!(longest > Duration::from_secs(6) && longest <= Duration::from_secs(10));
     }

@@ -359,6 +359,7 @@ async fn beat(shared: &LinkShared, urgent: &mpsc::Sender<Control>, report: &Heal
     loop {
         let deadline = shared.pulse().deadline();
         let ping = tokio::select! {
+            biased;
             () = clock.sleep_until(deadline) => {
                 let (heard, active) = (shared.wire.heard(), shared.wire.active());
                 let beat = shared.pulse().look(clock.now(), heard, active);

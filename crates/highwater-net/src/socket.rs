@@ -1,5 +1,4 @@
-//! One TCP connection as the kernel has it: its options, what went over it, and when the other
-//! side was last heard.
+//! One connection as it lies below TLS: what went over it, and when the other side was last heard.
 //!
 //! "Heard" is any byte that arrives, and any write that goes through after the kernel had refused
 //! one for want of room: room comes back only when the other side takes bytes. So a slow line that
@@ -13,26 +12,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use highwater_core::Time;
-use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::clock::Clock;
-
-/// Unacknowledged bytes older than this break the connection. Longer than the application's own
-/// patience ([`crate::link::DEAD_AFTER`]), so that the kernel only cleans up what was given up.
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// The kernel probes an idle connection this often: for connections that no link watches yet.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Unsent bytes that the kernel holds before it refuses more. A control frame waits behind no more
-/// than this, and one TLS record plus one HTTP/2 frame still fit.
-const NOT_SENT_BYTES_MAX: u32 = 256 * 1024;
+use crate::system::{Breaker, Connection};
 
 /// What is known about one connection from outside of it, and the means to cut it.
 #[derive(Debug)]
 pub(crate) struct Wire {
     clock: Clock,
-    breaker: Socket,
+    breaker: Box<dyn Breaker>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     heard: AtomicU64,
@@ -63,8 +52,7 @@ impl Wire {
     /// Ends the connection in both directions, whatever state it is in. Whoever reads or writes it
     /// notices at once.
     pub(crate) fn cut(&self) {
-        // The only failure is that the connection is gone already.
-        let _ = self.breaker.shutdown(std::net::Shutdown::Both);
+        self.breaker.cut();
     }
 
     fn mark_heard(&self) {
@@ -98,24 +86,18 @@ impl Drop for CutOnDrop {
     }
 }
 
-/// A TCP stream that keeps its [`Wire`] up to date.
+/// A connection that keeps its [`Wire`] up to date.
 #[derive(Debug)]
 pub(crate) struct Tapped {
-    tcp: TcpStream,
+    tcp: Box<dyn Connection>,
     wire: Arc<Wire>,
     write_refused: bool,
 }
 
 impl Tapped {
-    /// Sets the options of a fresh connection and begins to count.
-    pub(crate) fn new(tcp: TcpStream, clock: Clock) -> io::Result<Self> {
-        let socket = SockRef::from(&tcp);
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        socket.set_tcp_notsent_lowat(NOT_SENT_BYTES_MAX)?;
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        socket.set_tcp_keepalive(&keepalive)?;
-        let breaker = socket.try_clone()?;
+    /// Takes up a fresh connection and begins to count.
+    pub(crate) fn new(tcp: Box<dyn Connection>, clock: Clock) -> io::Result<Self> {
+        let breaker = tcp.take_up()?;
         let zero = || AtomicU64::new(0);
         let (bytes_in, bytes_out, heard, active) = (zero(), zero(), zero(), zero());
         let wire = Wire { clock, breaker, bytes_in, bytes_out, heard, active };
