@@ -5,6 +5,7 @@
 //!   reset, closed at an exact byte or falsified; [`record`] keeps what it did and carried.
 //! - [`node`] and [`cluster`]: real `highwater` processes, their status, their deaths.
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
+//! - [`hostile`]: a peer that speaks the protocol wrongly on purpose, byte by byte.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
@@ -16,6 +17,7 @@ pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod faults;
+pub mod hostile;
 mod http;
 pub mod net;
 pub mod node;
