@@ -20,6 +20,8 @@ pub(crate) use incoming::{BadFrame, content, control};
 
 /// Bytes of one chunk in a part of a manifest: its id and its length.
 const CHUNK_RECORD_BYTES: usize = 36;
+/// Most bytes of the length before a record of a batch, as a varint.
+const RECORD_LENGTH_BYTES_MAX: usize = 10;
 /// Bytes of one content hash.
 const HASH_BYTES: usize = 32;
 
@@ -87,7 +89,10 @@ impl From<core::Offer> for proto::Offer {
 
 impl From<core::Batch> for proto::Batch {
     fn from(batch: core::Batch) -> Self {
-        let logged = batch.entries.into_iter().map(|(seq, entry)| logged(seq, entry));
+        let mut entries = BytesMut::new();
+        for (seq, entry) in batch.entries {
+            put_record(&mut entries, &logged(seq, entry));
+        }
         Self {
             share: batch.share.into(),
             epoch: copy(&batch.epoch.0),
@@ -95,7 +100,7 @@ impl From<core::Batch> for proto::Batch {
             upto: batch.upto.0,
             digest: copy(&batch.digest.0),
             head: batch.head.0,
-            entries: logged.map(|entry| entry.encode_to_vec().into()).collect(),
+            entries: entries.freeze(),
         }
     }
 }
@@ -133,6 +138,13 @@ impl From<core::Goodbye> for proto::GoodbyeReason {
             core::Goodbye::NotAPeer => Self::GoodbyeNotAPeer,
         }
     }
+}
+
+/// A record of a batch: its length, then the entry.
+fn put_record(records: &mut BytesMut, entry: &proto::LoggedEntry) {
+    records.reserve(entry.encoded_len() + RECORD_LENGTH_BYTES_MAX);
+    // There is room: it was just made, and `BytesMut` makes more where it is not.
+    let _ = entry.encode_length_delimited(records);
 }
 
 fn logged(seq: Seq, entry: Entry) -> proto::LoggedEntry {

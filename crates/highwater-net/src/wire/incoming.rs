@@ -97,12 +97,11 @@ fn batch(body: proto::Batch) -> Result<Batch, BadFrame> {
     let head = position("batch.head", body.head)?;
     ensure("batch.upto", "must not lie before batch.after", after <= upto)?;
     ensure("batch.head", "must not lie before batch.upto", upto <= head)?;
-    let count = body.entries.len();
-    ensure("batch.entries", "must be at most 512", count <= BATCH_ENTRIES_MAX)?;
-    let mut entries = Vec::with_capacity(count);
+    let (mut entries, mut records) = (Vec::new(), body.entries);
     let mut last = after;
-    for record in body.entries {
-        let logged = proto::LoggedEntry::decode(record)
+    while !records.is_empty() {
+        ensure("batch.entries", "must be at most 512", entries.len() < BATCH_ENTRIES_MAX)?;
+        let logged = proto::LoggedEntry::decode_length_delimited(&mut records)
             .map_err(|error| bad("batch.entries", format!("cannot be decoded: {error}")))?;
         let seq = position("entry.seq", logged.seq)?;
         let rises = last < seq && seq <= upto;
@@ -310,8 +309,16 @@ fn share(name: &str) -> Result<ShareName, BadFrame> {
 
 fn text(field: &'static str, text: String) -> Result<String, BadFrame> {
     ensure(field, "must have at most 512 bytes", text.len() <= TEXT_BYTES_MAX)?;
-    ensure(field, "must be printable", !text.chars().any(char::is_control))?;
+    ensure(field, "must be printable", !text.chars().any(is_unprintable))?;
     Ok(text)
+}
+
+/// Whether a character does something to a terminal or a line instead of standing in it: control
+/// characters, and those that turn the direction of what follows.
+fn is_unprintable(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns
 }
 
 fn position(field: &'static str, seq: u64) -> Result<Seq, BadFrame> {
