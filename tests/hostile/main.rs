@@ -8,5 +8,6 @@
 #![forbid(unsafe_code)]
 
 mod frames;
+mod log;
 mod stage;
 mod strangers;

@@ -57,7 +57,8 @@ struct Before {
 pub(crate) fn on_stage(play: impl FnOnce(&mut Stage<'_>) -> Result<()>) {
     with_cluster(&["victim", "honest"], &[(1, 0)], |cluster| {
         let dir = cluster.dir();
-        let mallory = Node::init(NodeSpec::on_loopback(&cluster.nodes[0].spec().exe, "mallory")?, &dir)?;
+        let mallory =
+            Node::init(NodeSpec::on_loopback(&cluster.nodes[0].spec().exe, "mallory")?, &dir)?;
         cluster.nodes[0].add_peer(mallory.id(), None, &[SHARE])?;
         let canary = dir.join("canary");
         fs::create_dir(&canary)?;

@@ -30,19 +30,16 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs one step to its end, or to the end of all patience.
 pub(crate) fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    runtime()?.block_on(async {
-        let done = tokio::time::timeout(PATIENCE, work).await;
-        done.map_err(|_| anyhow!("no end of it within {PATIENCE:?}"))?
-    })
-    .with_context(|| what.to_owned())
+    runtime()?
+        .block_on(async {
+            let done = tokio::time::timeout(PATIENCE, work).await;
+            done.map_err(|_| anyhow!("no end of it within {PATIENCE:?}"))?
+        })
+        .with_context(|| what.to_owned())
 }
 
 /// Whether the other side agrees to speak this application protocol.
-pub fn agrees_to(
-    addr: SocketAddr,
-    credentials: &Credentials,
-    alpn: &[u8],
-) -> Result<bool> {
+pub fn agrees_to(addr: SocketAddr, credentials: &Credentials, alpn: &[u8]) -> Result<bool> {
     step("agreeing on a protocol", async {
         Ok(secure(addr, Some(credentials), &[alpn], &[&TLS13]).await.is_ok())
     })

@@ -91,8 +91,7 @@ impl Offer {
 
     /// As a control frame.
     pub fn frame(&self) -> Message {
-        let offer =
-            Message::new().bytes(1, &self.share).bytes(2, &self.epoch).number(3, self.head);
+        let offer = Message::new().bytes(1, &self.share).bytes(2, &self.epoch).number(3, self.head);
         control(2, &self.pulled.iter().fold(offer, |o, pulled| o.message(4, &pulled.message())))
     }
 }
@@ -140,7 +139,8 @@ impl Batch {
             .number(4, self.upto)
             .bytes(5, &self.digest)
             .number(6, self.head);
-        control(4, &self.entries.iter().fold(batch, |batch, entry| batch.message(7, entry)))
+        let records = self.entries.iter().fold(Message::new(), |all, entry| all.record(entry));
+        control(4, &batch.message(7, &records))
     }
 }
 

@@ -53,6 +53,13 @@ impl Message {
         self.bytes(field, &inner.0)
     }
 
+    /// A message behind its length, without a field.
+    #[must_use]
+    pub fn record(mut self, inner: &Message) -> Self {
+        self.varint(inner.0.len() as u64);
+        self.raw(&inner.0)
+    }
+
     /// Bytes of any kind, as they are.
     #[must_use]
     pub fn raw(mut self, bytes: impl AsRef<[u8]>) -> Self {
