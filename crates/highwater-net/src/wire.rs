@@ -18,6 +18,34 @@ use crate::proto;
 
 pub(crate) use incoming::{BadFrame, content, control};
 
+/// Reads a control message as it lies on the wire, behind its gRPC prefix.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn read_control(bytes: &[u8]) -> Result<core::Control, String> {
+    let frame = proto::ControlFrame::decode(bytes).map_err(|error| error.to_string())?;
+    control(frame).map_err(|bad| bad.to_string())
+}
+
+/// Writes a control message as [`read_control`] reads it.
+pub fn write_control(message: core::Control) -> Vec<u8> {
+    proto::ControlFrame::from(message).encode_to_vec()
+}
+
+/// Reads a content message as it lies on the wire, behind its gRPC prefix.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn read_content(bytes: &[u8]) -> Result<core::Content, String> {
+    let frame = proto::ContentFrame::decode(bytes).map_err(|error| error.to_string())?;
+    content(frame).map_err(|bad| bad.to_string())
+}
+
+/// Writes a content message as [`read_content`] reads it.
+pub fn write_content(message: core::Content) -> Vec<u8> {
+    proto::ContentFrame::from(message).encode_to_vec()
+}
+
 /// Bytes of one chunk in a part of a manifest: its id and its length.
 const CHUNK_RECORD_BYTES: usize = 36;
 /// Most bytes of the length before a record of a batch, as a varint.
@@ -112,7 +140,8 @@ impl From<core::Standing> for proto::Standing {
             epoch: copy(&standing.epoch.0),
             head: standing.head.0,
             needed_entries: standing.needed_entries,
-            needed_bytes: standing.needed_bytes,
+            // Whatever a peer has announced: our own words keep to the rules.
+            needed_bytes: standing.needed_bytes.min(incoming::NUMBER_MAX),
         }
     }
 }

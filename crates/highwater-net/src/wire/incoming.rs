@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use highwater_core::chunk::{CHUNK_BYTES_MAX, SMALL_BYTES_MAX};
-use highwater_core::content::{Chunk, ChunkId, ContentHash};
+use highwater_core::content::{CONTENT_BYTES_MAX, Chunk, ChunkId, ContentHash};
 use highwater_core::log::{Actor, LogDigest};
 use highwater_core::version::{ACTORS_MAX, Version};
 use highwater_core::wire::{
@@ -30,7 +30,7 @@ pub(crate) struct BadFrame {
 
 /// Positions, offsets and sizes end below this: what file systems can address, and far enough
 /// from the end of `u64` that sums of two do not overflow.
-const NUMBER_MAX: u64 = i64::MAX as u64;
+pub(super) const NUMBER_MAX: u64 = i64::MAX as u64;
 /// Longest target of a symlink in bytes: Linux `PATH_MAX` less the terminating NUL.
 const TARGET_BYTES_MAX: usize = 4095;
 
@@ -141,12 +141,13 @@ fn kind(kind: proto::logged_entry::Kind) -> Result<EntryKind, BadFrame> {
     use proto::logged_entry::Kind;
     Ok(match kind {
         Kind::Tombstone(proto::Tombstone {}) => EntryKind::Tombstone,
-        Kind::File(file) => EntryKind::File {
-            size: number("file.size", file.size)?,
-            content: hash("file.content", &file.content)?,
-            mode: mode(file.mode)?,
-            mtime: mtime(file.mtime)?,
-        },
+        Kind::File(file) => {
+            let (size, content) = (file.size, hash("file.content", &file.content)?);
+            ensure("file.size", "must be at most 8 TiB", size <= CONTENT_BYTES_MAX)?;
+            let alike = (size == 0) == (content == ContentHash::of(b""));
+            ensure("file.content", "must be the hash of nothing just where size is 0", alike)?;
+            EntryKind::File { size, content, mode: mode(file.mode)?, mtime: mtime(file.mtime)? }
+        }
         Kind::Symlink(link) => {
             let length = (1..=TARGET_BYTES_MAX).contains(&link.target.len());
             ensure("symlink.target", "must have 1 to 4095 bytes", length)?;

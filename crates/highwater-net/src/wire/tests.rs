@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use highwater_core::chunk::CHUNK_BYTES_MAX;
-use highwater_core::content::{Chunk, ChunkId, ContentHash};
+use highwater_core::content::{CONTENT_BYTES_MAX, Chunk, ChunkId, ContentHash};
 use highwater_core::log::{Actor, LogDigest};
 use highwater_core::wire::{
     Ack, Acked, Ask, Batch, Content, Control, Goodbye, Hello, MESSAGE_BYTES_MAX, Offer, Refusal,
@@ -38,7 +38,7 @@ fn kinds() -> Vec<EntryKind> {
     let mode = Mode::new(0o751);
     vec![
         EntryKind::Tombstone,
-        EntryKind::File { size: i64::MAX as u64, content: some_hash(), mode, mtime },
+        EntryKind::File { size: CONTENT_BYTES_MAX, content: some_hash(), mode, mtime },
         EntryKind::Symlink { target: "../elsewhere".to_owned(), mtime },
         EntryKind::Directory { mode },
     ]
@@ -259,14 +259,18 @@ fn what_stands_under_a_key_is_checked_field_by_field() {
     let link = |target: &str| Kind::Symlink(proto::Symlink { target: target.to_owned(), mtime });
     let late = Some(proto::Mtime { seconds: 0, nanos: 1_000_000_000 });
     let table = [
-        ("accepted", file(0, &good, 0o644, mtime)),
+        ("accepted", file(1, &good, 0o644, mtime)),
+        ("accepted", file(0, ContentHash::of(b"").as_bytes(), 0o644, mtime)),
         ("file.size", file(u64::MAX, &good, 0o644, mtime)),
+        ("file.size", file(CONTENT_BYTES_MAX + 1, &good, 0o644, mtime)),
+        ("file.content", file(0, &good, 0o644, mtime)),
+        ("file.content", file(1, ContentHash::of(b"").as_bytes(), 0o644, mtime)),
         ("file.content", file(0, &good[..31], 0o644, mtime)),
         ("file.content", file(0, &[0; 33], 0o644, mtime)),
         ("file.content", file(0, &[], 0o644, mtime)),
-        ("mode", file(0, &good, 0o4755, mtime)),
-        ("mtime.nanos", file(0, &good, 0o644, late)),
-        ("mtime", file(0, &good, 0o644, None)),
+        ("mode", file(1, &good, 0o4755, mtime)),
+        ("mtime.nanos", file(1, &good, 0o644, late)),
+        ("mtime", file(1, &good, 0o644, None)),
         ("symlink.target", link("")),
         ("symlink.target", link("a\0b")),
         ("symlink.target", link(&"x".repeat(4096))),
