@@ -256,6 +256,10 @@ impl Actor {
                 return Ok(());
             }
         };
+        if batch.entries.iter().any(|(_, entry)| open.replica.is_outlived_by(entry)) {
+            tracing::warn!(share = %self.config.name, "a peer has changes of this node that are not here: new epoch");
+            return self.begin_anew();
+        }
         let policy = super::local::FolderPolicy { rules: &open.rules, mode: self.config.mode };
         for (_, entry) in batch.entries {
             open.replica.take_in(entry, Some(theirs.actor), &policy)?;

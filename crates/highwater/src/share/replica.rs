@@ -12,7 +12,8 @@ use highwater_core::log::{Actor, Checkpoint};
 use highwater_core::merge::{Merge, Side, conflict_key, merge};
 use highwater_core::observe::Observer;
 use highwater_core::{
-    Entry, EntryKind, Epoch, Key, LogDigest, Manifest, NodeId, Seq, ShareName, Version, WallTime,
+    Entry, EntryKind, Epoch, Hlc, Key, LogDigest, Manifest, NodeId, Seq, ShareName, Version,
+    WallTime,
 };
 use highwater_folder::StatPrint;
 use highwater_store::{
@@ -77,6 +78,8 @@ pub(crate) struct Replica {
     digest: LogDigest,
     totals: Totals,
     wanted: Wanted,
+    /// Entries whose stamp lay in the future when they came, told to people.
+    ahead: BTreeMap<Key, Hlc>,
     pub(crate) history: History,
     catalogue: Arc<Catalogue>,
     pending: Commit,
@@ -112,6 +115,7 @@ impl Replica {
             digest,
             totals: Totals::default(),
             wanted: Wanted::default(),
+            ahead: BTreeMap::new(),
             history,
             catalogue: Arc::default(),
             pending: Commit::new(),
@@ -197,6 +201,18 @@ impl Replica {
 
     pub(crate) fn wanted(&self) -> Wanted {
         self.wanted
+    }
+
+    /// The entries whose stamp is further ahead of `now` than honest clocks are.
+    pub(crate) fn ahead_of(&self, now: WallTime) -> impl Iterator<Item = (&Key, Hlc)> {
+        let suspects = self.ahead.iter().filter(move |(_, stamp)| stamp.is_suspect(now));
+        suspects.map(|(key, stamp)| (key, *stamp))
+    }
+
+    /// Whether an entry includes a change of this node that this node has not made: its store was
+    /// restored from an older copy, or somebody lies. Another history is safe in both cases.
+    pub(crate) fn is_outlived_by(&self, entry: &Entry) -> bool {
+        entry.version.last_of(self.actor).is_some_and(|seq| seq > self.head)
     }
 
     /// The keys that became wanted since the last call.

@@ -2,7 +2,7 @@
 
 use highwater_core::{Epoch, NodeId, Seq};
 
-use super::actor::{Actor, Open};
+use super::actor::{Actor, Open, wall_now};
 use super::peers::Peer;
 use crate::config::ShareConfig;
 use crate::report::{Needed, PeerStatus, Position, Problem, ShareState, ShareStatus};
@@ -75,6 +75,15 @@ impl Actor {
         problems.extend(open.scan_problems.values().map(of_folder));
         problems.extend(open.receive_only.values().cloned());
         problems.extend(open.place_problems.values().cloned());
+        problems.extend(open.replica.ahead_of(wall_now()).map(|(key, stamp)| Problem {
+            path: key.to_string(),
+            kind: "clock".to_owned(),
+            message: format!(
+                "this change is dated {} s in the future and wins over every other until then; \
+                 correct the clock of the node that made it, and edit the file here",
+                stamp.wall().0.saturating_sub(wall_now().0) / 1000
+            ),
+        }));
         if problems.len() > PROBLEMS_MAX {
             let more = problems.len() - PROBLEMS_MAX;
             problems.truncate(PROBLEMS_MAX);

@@ -7,6 +7,11 @@ use highwater_folder::StatPrint;
 use highwater_store::{EntryRow, LogRow, StoreError, WantClass, WantRow};
 
 use super::{Replica, encode_print};
+use crate::share::actor::wall_now;
+
+/// Entries with a stamp from the future that are told of. One is enough to look for the clock that
+/// is wrong.
+const AHEAD_MAX: usize = 1000;
 
 impl Replica {
     /// Moves an entry to the end of the log. `old` is the index row as [`Replica::entry`] has it.
@@ -98,6 +103,11 @@ impl Replica {
         let bytes = i64::try_from(entry.kind.size()).unwrap_or(i64::MAX);
         self.totals.entries = self.totals.entries.saturating_add_signed(by);
         self.totals.bytes = self.totals.bytes.saturating_add_signed(bytes * by);
+        if by > 0 && self.ahead.len() < AHEAD_MAX && entry.stamp.is_suspect(wall_now()) {
+            self.ahead.insert(entry.key.clone(), entry.stamp);
+        } else {
+            self.ahead.remove(&entry.key);
+        }
         if is_conflict_key(&entry.key) {
             self.totals.conflicts = self.totals.conflicts.saturating_add_signed(by);
         }
