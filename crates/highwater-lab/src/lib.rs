@@ -6,6 +6,7 @@
 //! - [`node`] and [`cluster`]: real `highwater` processes, their status, their deaths.
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
 //! - [`hostile`]: a peer that speaks the protocol wrongly on purpose, byte by byte.
+//! - [`fuzz`]: inputs that nobody thought of, for everything that reads what comes from outside.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
@@ -17,6 +18,7 @@ pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod faults;
+pub mod fuzz;
 pub mod hostile;
 mod http;
 pub mod net;

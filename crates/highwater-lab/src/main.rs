@@ -7,12 +7,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::demo::{self, DemoOptions};
+use highwater_lab::fuzz::{self, FuzzOptions};
 use highwater_lab::script;
 
 #[derive(Parser)]
@@ -37,6 +39,27 @@ enum Work {
         /// Where it leads
         #[arg(long)]
         target: SocketAddr,
+    },
+    /// Tries inputs that nobody thought of on everything that reads what comes from outside
+    Fuzz {
+        /// Only these targets, by name
+        #[arg(long, value_delimiter = ',')]
+        target: Vec<String>,
+        /// How long, shared among the targets
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// What the inputs are drawn from
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Where the inputs lie that are known to be worth trying
+        #[arg(long, default_value = "tests/fuzz/corpus")]
+        corpus: PathBuf,
+        /// Keep inputs there that did something new
+        #[arg(long)]
+        keep: bool,
+        /// Only list the targets
+        #[arg(long)]
+        list: bool,
     },
     /// What `highwater demo` does, with any build of the program
     Demo {
@@ -90,6 +113,16 @@ fn run(work: Work) -> Result<bool> {
         Work::Proxy { listen, target } => script::run(listen, target).map(|()| true),
         Work::Demo { exe, json, keep } => {
             demo::run(DemoOptions { exe, json, keep }).map(|report| report.held)
+        }
+        Work::Fuzz { list: true, .. } => {
+            fuzz::targets()
+                .iter()
+                .for_each(|target| println!("{:<16}{}", target.name, target.reads));
+            Ok(true)
+        }
+        Work::Fuzz { target, seconds, seed, corpus, keep, list: false } => {
+            let seconds = Duration::from_secs(seconds);
+            fuzz::run(&FuzzOptions { targets: target, seconds, seed, corpus, keep })
         }
         Work::Bench { list: true, .. } => {
             for (name, work) in bench::rows() {

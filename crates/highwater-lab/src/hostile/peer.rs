@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -15,13 +16,11 @@ use tokio::task::JoinHandle;
 use super::frames::{self, Hello, Offer};
 use super::proto::{self, Message};
 use super::tls::{Credentials, secure};
-use super::{runtime, step};
+use super::{PATIENCE, runtime, step};
 
 /// Window of a stream and of the connection: a hostile side that reads is never the one that
 /// holds things up.
 const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// Messages of the victim that are read while something certain is waited for.
-const PASSED_OVER_MAX: usize = 100_000;
 
 /// An HTTP/2 connection after the TLS handshake.
 #[derive(Debug)]
@@ -316,16 +315,31 @@ impl Peer {
                 return Ok(held);
             }
         }
-        for _ in 0..PASSED_OVER_MAX {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             match self.control.hear()? {
                 Heard::Message(message) => match found(&message)? {
                     Some(held) => return Ok(held),
-                    None => self.unread.push_back(message),
+                    None => self.keep(message)?,
                 },
                 other => bail!("waiting for the control message {body}: {other:?}"),
             }
         }
-        bail!("{PASSED_OVER_MAX} messages and none of them {body}")
+        bail!("the control message {body} has not come within {PATIENCE:?}")
+    }
+
+    /// Keeps a message for later, and answers it if it is a probe: whoever is silent for 12 s is
+    /// taken for dead.
+    fn keep(&mut self, message: Vec<u8>) -> Result<()> {
+        let fields = proto::read(&message)?;
+        if fields.iter().any(|(number, _)| *number == 7) {
+            let ping = proto::read(proto::bytes(&fields, 7))?;
+            // A link that is just being closed takes no answer.
+            let _ = self.control.say(&frames::pong(proto::number(&ping, 1)));
+            return Ok(());
+        }
+        self.unread.push_back(message);
+        Ok(())
     }
 
     /// The next message on the content stream.

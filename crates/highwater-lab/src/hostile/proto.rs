@@ -88,8 +88,10 @@ impl Message {
 /// What stands in a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// A number, however it was carried.
+    /// A number of variable length.
     Number(u64),
+    /// A number in eight bytes.
+    Fixed(u64),
     /// Bytes, text or a message.
     Bytes(&'a [u8]),
 }
@@ -103,7 +105,7 @@ pub fn read(mut rest: &[u8]) -> Result<Vec<(u64, Value<'_>)>> {
             0 => Value::Number(take_varint(&mut rest)?),
             1 => {
                 let eight = take(&mut rest, 8)?;
-                Value::Number(eight.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+                Value::Fixed(eight.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
             }
             2 => {
                 let length = usize::try_from(take_varint(&mut rest)?)?;
@@ -119,7 +121,7 @@ pub fn read(mut rest: &[u8]) -> Result<Vec<(u64, Value<'_>)>> {
 /// The last field of this number that holds a number; 0 without one.
 pub fn number(fields: &[(u64, Value<'_>)], field: u64) -> u64 {
     let found = fields.iter().rev().find_map(|(number, value)| match value {
-        Value::Number(held) if *number == field => Some(*held),
+        Value::Number(held) | Value::Fixed(held) if *number == field => Some(*held),
         _ => None,
     });
     found.unwrap_or(0)
