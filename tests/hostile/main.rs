@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+mod content;
+mod floods;
 mod frames;
 mod log;
 mod stage;
