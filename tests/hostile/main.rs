@@ -9,7 +9,10 @@
 
 mod content;
 mod floods;
+mod folder;
 mod frames;
 mod log;
+mod settings;
 mod stage;
+mod state;
 mod strangers;

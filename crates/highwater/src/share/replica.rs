@@ -80,6 +80,8 @@ pub(crate) struct Replica {
     wanted: Wanted,
     /// Entries whose stamp lay in the future when they came, told to people.
     ahead: BTreeMap<Key, Hlc>,
+    /// Whether the current history was begun by this very process.
+    begun_here: bool,
     pub(crate) history: History,
     catalogue: Arc<Catalogue>,
     pending: Commit,
@@ -116,6 +118,7 @@ impl Replica {
             totals: Totals::default(),
             wanted: Wanted::default(),
             ahead: BTreeMap::new(),
+            begun_here: false,
             history,
             catalogue: Arc::default(),
             pending: Commit::new(),
@@ -213,6 +216,12 @@ impl Replica {
     /// restored from an older copy, or somebody lies. Another history is safe in both cases.
     pub(crate) fn is_outlived_by(&self, entry: &Entry) -> bool {
         entry.version.last_of(self.actor).is_some_and(|seq| seq > self.head)
+    }
+
+    /// Whether nobody can know more of this history than there is here: it is younger than the
+    /// process, so no older copy of the store can have taken the place of a newer one.
+    pub(crate) fn cannot_be_outlived(&self) -> bool {
+        self.begun_here
     }
 
     /// The keys that became wanted since the last call.
@@ -533,6 +542,7 @@ impl Replica {
         self.flush()?;
         let old = self.actor;
         self.row.epoch = random_epoch();
+        self.begun_here = true;
         self.actor = self.row.epoch.actor(&self.node, &self.name);
         self.pending.put_share(&self.name, &self.row);
         let store = Arc::clone(&self.store);
