@@ -48,7 +48,8 @@ impl Kept {
     /// Puts everything back as it was kept.
     fn restore(&self) -> Result<()> {
         let live = self.dir.path().join("n");
-        for part in ["home", SHARE] {
+        // The user's files stay: nothing may have happened to them.
+        for part in ["home", &format!("{SHARE}/.highwater")] {
             fs::remove_dir_all(live.join(part))?;
             clone_home(&self.template.join(part), &live.join(part))?;
         }
