@@ -6,6 +6,7 @@ use std::fmt;
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use serde::{Deserialize, Serialize};
 
+use crate::chunk::CHUNK_BYTES_MAX;
 use crate::id::hex;
 
 /// Plain BLAKE3 of the whole of a content, as `b3sum` prints it.
@@ -95,6 +96,10 @@ pub struct Manifest {
 /// while such a content is in flight.
 pub const CHUNKS_MAX: usize = 2 << 20;
 
+/// Longest content that a manifest can name: 8 TiB. Longer files are not synced, and a peer that
+/// speaks of one lies.
+pub const CONTENT_BYTES_MAX: u64 = CHUNKS_MAX as u64 * CHUNK_BYTES_MAX as u64;
+
 impl Manifest {
     /// The manifest of `content` with these chunks, or `None` when there are more than
     /// [`CHUNKS_MAX`] or one of them is empty.
@@ -152,6 +157,17 @@ pub struct PrefixState {
     pub subtrees: Vec<[u8; 32]>,
 }
 
+impl PrefixState {
+    /// Whether hashing can go on from here. A state that was stored and read again need not be what
+    /// was stored; whether it is the right one, the hash of the whole decides.
+    pub fn is_sound(&self) -> bool {
+        let groups = self.bytes / GROUP_BYTES;
+        self.bytes.is_multiple_of(GROUP_BYTES)
+            && self.bytes <= CONTENT_BYTES_MAX
+            && self.subtrees.len() == groups.count_ones() as usize
+    }
+}
+
 /// BLAKE3 of a content that arrives in order, and whose state can be stored at any time.
 ///
 /// BLAKE3 is a tree: the hash of the whole is merged from the chaining values of its parts. This
@@ -172,7 +188,8 @@ impl Default for PrefixHasher {
 }
 
 impl PrefixHasher {
-    /// Goes on where `state` stopped: the next byte to update with is the one at `state.bytes`.
+    /// Goes on where `state` stopped, which must be sound: the next byte to update with is the one
+    /// at `state.bytes`.
     pub fn resume(state: PrefixState) -> Self {
         let group = group_hasher(state.bytes);
         Self { state, group, group_bytes: 0 }
@@ -261,6 +278,20 @@ mod tests {
                 assert_eq!(hasher.finalize(), ContentHash::of(&content), "{length} by {piece}");
             }
         }
+    }
+
+    /// A damaged row of the store made the hasher panic in the middle of its tree.
+    #[test]
+    fn a_state_that_no_hasher_has_had_is_told_from_one_that_was() {
+        let mut hasher = PrefixHasher::default();
+        hasher.update(&bytes(6 << 20));
+        let sound = hasher.state().clone();
+        assert!(sound.is_sound() && PrefixState::default().is_sound());
+        let mut short = sound.clone();
+        short.subtrees.pop();
+        assert!(!short.is_sound());
+        assert!(!PrefixState { bytes: sound.bytes + 1, ..sound.clone() }.is_sound());
+        assert!(!PrefixState { bytes: 1 << 62, subtrees: vec![[0; 32]] }.is_sound());
     }
 
     #[test]

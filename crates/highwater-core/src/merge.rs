@@ -71,7 +71,7 @@ fn resolve(ours: &Entry, theirs: &Entry) -> Resolution {
         Side::Ours => (ours, theirs),
         Side::Theirs => (theirs, ours),
     };
-    let merged = Entry { version: ours.version.join(&theirs.version), ..won.clone() };
+    let merged = Entry { version: won.version.join(&lost.version), ..won.clone() };
     let needs_copy = won.kind.is_live()
         && !lost.kind.same_content(&won.kind)
         && matches!(lost.kind, EntryKind::File { .. } | EntryKind::Symlink { .. });
@@ -123,7 +123,7 @@ fn conflict_name(lost: &Entry, bytes_max: usize) -> Option<String> {
         Some(dot) if dot > 0 => name.split_at(dot),
         _ => (name, ""),
     };
-    let mark = format!(".conflict-{}-{}", utc(lost.stamp.wall()), lost.author);
+    let mark = format!("{MARK}{}-{}", utc(lost.stamp.wall()), lost.author);
     if name.len() + mark.len() <= bytes_max {
         return Some(format!("{stem}{mark}{extension}"));
     }
@@ -142,17 +142,30 @@ const CLIPPED_HASH_DIGITS: usize = 12;
 /// The key that a conflict copy lost to; the clipped form of a very long one. `None` for a key that
 /// is not a conflict copy's.
 pub fn conflict_of(copy: &Key) -> Option<Key> {
-    if !is_conflict_key(copy) {
-        return None;
-    }
-    let (stem, mark) = copy.name().rsplit_once(".conflict-")?;
+    let (stem, mark) = split_at_mark(copy.name())?;
     let extension = mark.find('.').map_or("", |dot| &mark[dot..]);
     copy.sibling(&format!("{stem}{extension}")).ok()
 }
 
 /// Whether a key is one that [`conflict_key`] makes.
 pub fn is_conflict_key(key: &Key) -> bool {
-    let Some((_, mark)) = key.name().rsplit_once(".conflict-") else { return false };
+    split_at_mark(key.name()).is_some()
+}
+
+/// What stands before the mark of a conflict copy, and from its date on. A name may say
+/// `.conflict-` elsewhere as well, in its extension for one.
+fn split_at_mark(name: &str) -> Option<(&str, &str)> {
+    let mut places = name.rmatch_indices(MARK);
+    places.find_map(|(at, _)| {
+        let mark = &name[at + MARK.len()..];
+        is_mark(mark).then_some((&name[..at], mark))
+    })
+}
+
+/// What begins the mark of a conflict copy.
+const MARK: &str = ".conflict-";
+
+fn is_mark(mark: &str) -> bool {
     let digits = |text: Option<&str>, n| {
         text.is_some_and(|t| t.len() == n && t.bytes().all(|b| b.is_ascii_digit()))
     };
@@ -284,6 +297,19 @@ mod tests {
         assert!(key.name().len() <= COMPONENT_BYTES_MAX);
         assert!(is_conflict_key(&key));
         assert!(!is_conflict_key(&"a.conflict-of-interest.txt".parse().expect("key")));
+    }
+
+    /// A copy of `report.conflict-of-interest` was not known for one: its extension was taken for
+    /// the mark, and the copy was neither listed nor counted.
+    #[test]
+    fn a_copy_is_known_whatever_its_extension_says() {
+        for name in ["report.conflict-of-interest", "c..conflict-20261123-000000-", "a.conflict-"] {
+            let mut lost = entry(file("x"), &[(1, 1)], 0, 1);
+            lost.key = name.parse().expect("key");
+            let copy = conflict_key(&lost).expect("fits");
+            assert!(is_conflict_key(&copy), "{copy}");
+            assert_eq!(conflict_of(&copy), Some(lost.key), "{copy}");
+        }
     }
 
     #[test]

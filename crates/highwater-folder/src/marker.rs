@@ -47,13 +47,14 @@ impl Marker {
         MarkerIdentity { share: self.share.clone(), node: self.node }
     }
 
-    pub(crate) fn to_text(&self) -> String {
+    /// The marker as it stands in its file.
+    pub fn to_text(&self) -> String {
         let Self { share, node, generation } = self;
         format!("{HEADER}\nshare {share}\nnode {node}\ngeneration {generation}\n")
     }
 
     /// Reads what [`Marker::to_text`] wrote, and nothing else.
-    pub(crate) fn parse(text: &str) -> Option<Marker> {
+    pub fn parse(text: &str) -> Option<Marker> {
         let mut lines = text.strip_suffix('\n')?.split('\n');
         if lines.next()? != HEADER {
             return None;

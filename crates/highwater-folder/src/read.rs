@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use highwater_core::content::CONTENT_BYTES_MAX;
 use highwater_core::{Chunk, ChunkId, ContentHash, Cutter, Key, Manifest, SMALL_BYTES_MAX};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -40,7 +41,7 @@ pub enum ReadError {
     #[error("reading was stopped before its end; nothing was recorded")]
     Cancelled,
     /// More chunks than a manifest may have.
-    #[error("a content of {0} bytes has more chunks than Highwater handles; leave it out")]
+    #[error("a content of {0} bytes has more chunks than Highwater handles; ignore or remove it")]
     TooLarge(u64),
     /// The disk, or its permissions, do not let us.
     #[error("cannot read {what}: {source}; correct the permissions or check the disk")]
@@ -170,6 +171,9 @@ pub(crate) fn read_content_watched(
     size: u64,
     on_read: OnRead<'_>,
 ) -> Result<(ContentHash, Option<Manifest>), ReadError> {
+    if size > CONTENT_BYTES_MAX {
+        return Err(ReadError::TooLarge(size));
+    }
     if size <= SMALL_BYTES_MAX {
         return Ok((read_small(file, size as usize, on_read)?, None));
     }
@@ -369,6 +373,18 @@ mod tests {
         for (length, expected) in [(10, 20), (70_000, 80_000), (9 << 20, 10 << 20)] {
             let read = read_content(&file_of(&noise(length)), expected);
             assert!(matches!(read, Err(ReadError::Shrunk { .. })), "{length}: {read:?}");
+        }
+    }
+
+    /// A sparse file of the largest size there is was read to its end, and kept its share from
+    /// ever being scanned.
+    #[test]
+    fn a_file_larger_than_a_manifest_can_name_is_refused_before_it_is_read() {
+        let file = file_of(b"");
+        for size in [CONTENT_BYTES_MAX + 1, i64::MAX as u64] {
+            let read =
+                read_content_watched(&file, size, &mut |_| panic!("a byte of {size} was read"));
+            assert!(matches!(read, Err(ReadError::TooLarge(_))), "{size}: {read:?}");
         }
     }
 

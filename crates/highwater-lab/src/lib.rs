@@ -7,6 +7,8 @@
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
 //! - [`simulate`]: campaigns of whole clusters in memory, decided by seeds.
 //! - [`mod@merge`]: the core's judgement of concurrent changes, tried by the million.
+//! - [`hostile`]: a peer that speaks the protocol wrongly on purpose, byte by byte.
+//! - [`fuzz`]: inputs that nobody thought of, for everything that reads what comes from outside.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`crash`]: power cuts, deaths and failing disks, and what must hold after them.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
@@ -21,6 +23,8 @@ pub mod crash;
 pub mod demo;
 pub mod dice;
 pub mod faults;
+pub mod fuzz;
+pub mod hostile;
 mod http;
 pub mod merge;
 pub mod net;

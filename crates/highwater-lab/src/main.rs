@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::crash::{self, CrashWork};
 use highwater_lab::demo::{self, DemoOptions};
+use highwater_lab::fuzz::{self, FuzzOptions};
 use highwater_lab::merge;
 use highwater_lab::script;
 use highwater_lab::simulate::{self, SimulateOptions};
@@ -40,6 +42,27 @@ enum Work {
         /// Where it leads
         #[arg(long)]
         target: SocketAddr,
+    },
+    /// Tries inputs that nobody thought of on everything that reads what comes from outside
+    Fuzz {
+        /// Only these targets, by name
+        #[arg(long, value_delimiter = ',')]
+        target: Vec<String>,
+        /// How long, shared among the targets
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// What the inputs are drawn from
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Where the inputs lie that are known to be worth trying
+        #[arg(long, default_value = "tests/fuzz/corpus")]
+        corpus: PathBuf,
+        /// Keep inputs there that did something new
+        #[arg(long)]
+        keep: bool,
+        /// Only list the targets
+        #[arg(long)]
+        list: bool,
     },
     /// What `highwater demo` does, with any build of the program
     Demo {
@@ -121,6 +144,16 @@ fn run(work: Work) -> Result<bool> {
                 Err(failure) => println!("{failure}"),
             }
             Ok(played.is_ok())
+        }
+        Work::Fuzz { list: true, .. } => {
+            fuzz::targets()
+                .iter()
+                .for_each(|target| println!("{:<16}{}", target.name, target.reads));
+            Ok(true)
+        }
+        Work::Fuzz { target, seconds, seed, corpus, keep, list: false } => {
+            let seconds = Duration::from_secs(seconds);
+            fuzz::run(&FuzzOptions { targets: target, seconds, seed, corpus, keep })
         }
         Work::Bench { list: true, .. } => {
             for (name, work) in bench::rows() {

@@ -156,11 +156,19 @@ impl Streams {
                 Err(GreetingError::Protocol(hello.protocol))
             }
             Ok(_) => {
-                self.dismiss(Goodbye::Misbehaved).await;
-                Err(GreetingError::Misbehaved("it did not greet first".to_owned()))
+                let error = GreetingError::Misbehaved("it did not greet first".to_owned());
+                Err(self.part(error).await)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(self.part(error).await),
         }
+    }
+
+    /// Ends what came to nothing; who broke the protocol is told.
+    async fn part(&mut self, error: GreetingError) -> GreetingError {
+        if matches!(error, GreetingError::Misbehaved(_)) {
+            self.dismiss(Goodbye::Misbehaved).await;
+        }
+        error
     }
 
     /// The next control message, while the connection is still being set up.
@@ -168,7 +176,10 @@ impl Streams {
         let frame = timeout(GREETING_TIMEOUT, self.control_in.message())
             .await
             .map_err(|_| GreetingError::Silent)?
-            .map_err(|status| GreetingError::Broken(describe(&status)))?
+            .map_err(|status| match broken(&status) {
+                DownReason::Misbehaved(why) => GreetingError::Misbehaved(why),
+                _ => GreetingError::Broken(describe(&status)),
+            })?
             .ok_or_else(|| GreetingError::Broken("the peer closed it".to_owned()))?;
         match wire::control(frame) {
             Ok(Control::Goodbye(reason)) => Err(GreetingError::Goodbye(reason)),
@@ -180,7 +191,12 @@ impl Streams {
     /// Says goodbye and gives it a moment to arrive.
     async fn dismiss(&mut self, reason: Goodbye) {
         if self.outlets.urgent.try_send(Control::Goodbye(reason)).is_ok() {
-            let drained = async { while let Ok(Some(_)) = self.control_in.message().await {} };
+            // A stream ends when the peer hangs up, and at once when it cannot be decoded: only
+            // when both have ended is nobody left to read the goodbye.
+            let drained = async {
+                while let Ok(Some(_)) = self.control_in.message().await {}
+                while let Ok(Some(_)) = self.content_in.message().await {}
+            };
             // A peer that does not hang up in time is cut off like one that does.
             let _ = timeout(FAREWELL_TIMEOUT, drained).await;
         }
@@ -214,10 +230,10 @@ impl Session {
                 Ok(self)
             }
             Ok(_) => {
-                self.streams.dismiss(Goodbye::Misbehaved).await;
-                Err(GreetingError::Misbehaved("it spoke before it chose the link".to_owned()))
+                let why = "it spoke before it chose the link".to_owned();
+                Err(self.streams.part(GreetingError::Misbehaved(why)).await)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(self.streams.part(error).await),
         }
     }
 

@@ -18,8 +18,38 @@ use crate::proto;
 
 pub(crate) use incoming::{BadFrame, content, control};
 
+/// Reads a control message as it lies on the wire, behind its gRPC prefix.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn read_control(bytes: &[u8]) -> Result<core::Control, String> {
+    let frame = proto::ControlFrame::decode(bytes).map_err(|error| error.to_string())?;
+    control(frame).map_err(|bad| bad.to_string())
+}
+
+/// Writes a control message as [`read_control`] reads it.
+pub fn write_control(message: core::Control) -> Vec<u8> {
+    proto::ControlFrame::from(message).encode_to_vec()
+}
+
+/// Reads a content message as it lies on the wire, behind its gRPC prefix.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn read_content(bytes: &[u8]) -> Result<core::Content, String> {
+    let frame = proto::ContentFrame::decode(bytes).map_err(|error| error.to_string())?;
+    content(frame).map_err(|bad| bad.to_string())
+}
+
+/// Writes a content message as [`read_content`] reads it.
+pub fn write_content(message: core::Content) -> Vec<u8> {
+    proto::ContentFrame::from(message).encode_to_vec()
+}
+
 /// Bytes of one chunk in a part of a manifest: its id and its length.
 const CHUNK_RECORD_BYTES: usize = 36;
+/// Most bytes of the length before a record of a batch, as a varint.
+const RECORD_LENGTH_BYTES_MAX: usize = 10;
 /// Bytes of one content hash.
 const HASH_BYTES: usize = 32;
 
@@ -87,7 +117,10 @@ impl From<core::Offer> for proto::Offer {
 
 impl From<core::Batch> for proto::Batch {
     fn from(batch: core::Batch) -> Self {
-        let logged = batch.entries.into_iter().map(|(seq, entry)| logged(seq, entry));
+        let mut entries = BytesMut::new();
+        for (seq, entry) in batch.entries {
+            put_record(&mut entries, &logged(seq, entry));
+        }
         Self {
             share: batch.share.into(),
             epoch: copy(&batch.epoch.0),
@@ -95,7 +128,7 @@ impl From<core::Batch> for proto::Batch {
             upto: batch.upto.0,
             digest: copy(&batch.digest.0),
             head: batch.head.0,
-            entries: logged.map(|entry| entry.encode_to_vec().into()).collect(),
+            entries: entries.freeze(),
         }
     }
 }
@@ -107,7 +140,8 @@ impl From<core::Standing> for proto::Standing {
             epoch: copy(&standing.epoch.0),
             head: standing.head.0,
             needed_entries: standing.needed_entries,
-            needed_bytes: standing.needed_bytes,
+            // Whatever a peer has announced: our own words keep to the rules.
+            needed_bytes: standing.needed_bytes.min(incoming::NUMBER_MAX),
         }
     }
 }
@@ -133,6 +167,13 @@ impl From<core::Goodbye> for proto::GoodbyeReason {
             core::Goodbye::NotAPeer => Self::GoodbyeNotAPeer,
         }
     }
+}
+
+/// A record of a batch: its length, then the entry.
+fn put_record(records: &mut BytesMut, entry: &proto::LoggedEntry) {
+    records.reserve(entry.encoded_len() + RECORD_LENGTH_BYTES_MAX);
+    // There is room: it was just made, and `BytesMut` makes more where it is not.
+    let _ = entry.encode_length_delimited(records);
 }
 
 fn logged(seq: Seq, entry: Entry) -> proto::LoggedEntry {

@@ -24,8 +24,9 @@ use crate::report::ShareStatus;
 use crate::share::replica::decode_print;
 use crate::share::{Counter, Event, Stock};
 
-/// Requests of one link that wait. A peer that keeps to its windows stays far below it.
-const WAITING_MAX: usize = 64 * 1024;
+/// Contents asked for on one link that wait, each taking 32 bytes and more: 8 MiB and more in all.
+/// A peer that keeps to its windows asks for 768 at a time for each share, and a few chunks.
+const WAITING_MAX: usize = 256 * 1024;
 
 /// Small contents read in one go.
 const SMALLS_A_READ: usize = 64;
@@ -97,6 +98,15 @@ struct Common {
     cancelled: Mutex<BTreeSet<RequestId>>,
 }
 
+/// What a request takes of the room for those that wait, in contents: no request takes less memory
+/// than four of them.
+fn weight(ask: &Ask) -> usize {
+    match ask {
+        Ask::Smalls(contents) => contents.len().max(4),
+        Ask::Manifest(_) | Ask::Range { .. } => 4,
+    }
+}
+
 /// The peer asks for more than it can have been promised.
 #[derive(Debug)]
 pub(crate) struct TooMany;
@@ -115,7 +125,7 @@ impl Service {
 
     /// Queues a request.
     pub(crate) fn asked(&self, id: RequestId, share: ShareName, ask: Ask) -> Result<(), TooMany> {
-        if self.common.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+        if self.common.waiting.fetch_add(weight(&ask), Ordering::Relaxed) >= WAITING_MAX {
             return Err(TooMany);
         }
         let queue = if matches!(ask, Ask::Smalls(_)) { &self.bulk } else { &self.ranges };
@@ -150,7 +160,7 @@ impl Common {
 async fn work(common: Arc<Common>, mut requests: mpsc::UnboundedReceiver<Request>) {
     let mut open = OpenFile::default();
     while let Some(request) = requests.recv().await {
-        common.waiting.fetch_sub(1, Ordering::Relaxed);
+        common.waiting.fetch_sub(weight(&request.ask), Ordering::Relaxed);
         if common.cancelled().remove(&request.id) {
             continue;
         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use highwater_core::chunk::{CHUNK_BYTES_MAX, SMALL_BYTES_MAX};
-use highwater_core::content::{Chunk, ChunkId, ContentHash};
+use highwater_core::content::{CONTENT_BYTES_MAX, Chunk, ChunkId, ContentHash};
 use highwater_core::log::{Actor, LogDigest};
 use highwater_core::version::{ACTORS_MAX, Version};
 use highwater_core::wire::{
@@ -30,7 +30,7 @@ pub(crate) struct BadFrame {
 
 /// Positions, offsets and sizes end below this: what file systems can address, and far enough
 /// from the end of `u64` that sums of two do not overflow.
-const NUMBER_MAX: u64 = i64::MAX as u64;
+pub(super) const NUMBER_MAX: u64 = i64::MAX as u64;
 /// Longest target of a symlink in bytes: Linux `PATH_MAX` less the terminating NUL.
 const TARGET_BYTES_MAX: usize = 4095;
 
@@ -97,12 +97,11 @@ fn batch(body: proto::Batch) -> Result<Batch, BadFrame> {
     let head = position("batch.head", body.head)?;
     ensure("batch.upto", "must not lie before batch.after", after <= upto)?;
     ensure("batch.head", "must not lie before batch.upto", upto <= head)?;
-    let count = body.entries.len();
-    ensure("batch.entries", "must be at most 512", count <= BATCH_ENTRIES_MAX)?;
-    let mut entries = Vec::with_capacity(count);
+    let (mut entries, mut records) = (Vec::new(), body.entries);
     let mut last = after;
-    for record in body.entries {
-        let logged = proto::LoggedEntry::decode(record)
+    while !records.is_empty() {
+        ensure("batch.entries", "must be at most 512", entries.len() < BATCH_ENTRIES_MAX)?;
+        let logged = proto::LoggedEntry::decode_length_delimited(&mut records)
             .map_err(|error| bad("batch.entries", format!("cannot be decoded: {error}")))?;
         let seq = position("entry.seq", logged.seq)?;
         let rises = last < seq && seq <= upto;
@@ -142,12 +141,13 @@ fn kind(kind: proto::logged_entry::Kind) -> Result<EntryKind, BadFrame> {
     use proto::logged_entry::Kind;
     Ok(match kind {
         Kind::Tombstone(proto::Tombstone {}) => EntryKind::Tombstone,
-        Kind::File(file) => EntryKind::File {
-            size: number("file.size", file.size)?,
-            content: hash("file.content", &file.content)?,
-            mode: mode(file.mode)?,
-            mtime: mtime(file.mtime)?,
-        },
+        Kind::File(file) => {
+            let (size, content) = (file.size, hash("file.content", &file.content)?);
+            ensure("file.size", "must be at most 8 TiB", size <= CONTENT_BYTES_MAX)?;
+            let alike = (size == 0) == (content == ContentHash::of(b""));
+            ensure("file.content", "must be the hash of nothing just where size is 0", alike)?;
+            EntryKind::File { size, content, mode: mode(file.mode)?, mtime: mtime(file.mtime)? }
+        }
         Kind::Symlink(link) => {
             let length = (1..=TARGET_BYTES_MAX).contains(&link.target.len());
             ensure("symlink.target", "must have 1 to 4095 bytes", length)?;
@@ -310,8 +310,16 @@ fn share(name: &str) -> Result<ShareName, BadFrame> {
 
 fn text(field: &'static str, text: String) -> Result<String, BadFrame> {
     ensure(field, "must have at most 512 bytes", text.len() <= TEXT_BYTES_MAX)?;
-    ensure(field, "must be printable", !text.chars().any(char::is_control))?;
+    ensure(field, "must be printable", !text.chars().any(is_unprintable))?;
     Ok(text)
+}
+
+/// Whether a character does something to a terminal or a line instead of standing in it: control
+/// characters, and those that turn the direction of what follows.
+fn is_unprintable(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns
 }
 
 fn position(field: &'static str, seq: u64) -> Result<Seq, BadFrame> {

@@ -1,8 +1,8 @@
 //! What the wire carries comes out as it went in; what breaks a rule is refused by name.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use highwater_core::chunk::CHUNK_BYTES_MAX;
-use highwater_core::content::{Chunk, ChunkId, ContentHash};
+use highwater_core::content::{CONTENT_BYTES_MAX, Chunk, ChunkId, ContentHash};
 use highwater_core::log::{Actor, LogDigest};
 use highwater_core::wire::{
     Ack, Acked, Ask, Batch, Content, Control, Goodbye, Hello, MESSAGE_BYTES_MAX, Offer, Refusal,
@@ -14,7 +14,7 @@ use highwater_core::{
 };
 use prost::Message;
 
-use super::{content, control, entry_bytes_max};
+use super::{content, control, entry_bytes_max, logged, put_record};
 use crate::proto;
 
 fn share() -> ShareName {
@@ -38,7 +38,7 @@ fn kinds() -> Vec<EntryKind> {
     let mode = Mode::new(0o751);
     vec![
         EntryKind::Tombstone,
-        EntryKind::File { size: i64::MAX as u64, content: some_hash(), mode, mtime },
+        EntryKind::File { size: CONTENT_BYTES_MAX, content: some_hash(), mode, mtime },
         EntryKind::Symlink { target: "../elsewhere".to_owned(), mtime },
         EntryKind::Directory { mode },
     ]
@@ -163,6 +163,15 @@ fn an_entry_takes_no_more_room_than_it_says() {
 /// Spoils a good frame in one place.
 type Spoil<T> = fn(&mut T);
 
+/// Tombstones at these positions, as a batch carries them.
+fn records(positions: impl IntoIterator<Item = u64>) -> Bytes {
+    let mut records = BytesMut::new();
+    for seq in positions {
+        put_record(&mut records, &logged(Seq(seq), entry(EntryKind::Tombstone)));
+    }
+    records.freeze()
+}
+
 fn refused_batch(spoil: Spoil<proto::Batch>) -> &'static str {
     let mut spoilt = proto::Batch::from(batch());
     spoil(&mut spoilt);
@@ -172,7 +181,7 @@ fn refused_batch(spoil: Spoil<proto::Batch>) -> &'static str {
 
 #[test]
 fn a_batch_that_breaks_a_rule_is_refused_by_the_field() {
-    let table: [(&str, Spoil<proto::Batch>); 12] = [
+    let table: [(&str, Spoil<proto::Batch>); 13] = [
         ("share", |batch| batch.share = "../docs".to_owned()),
         ("share", |batch| batch.share.clear()),
         ("batch.epoch", |batch| batch.epoch = vec![0; 15].into()),
@@ -180,9 +189,13 @@ fn a_batch_that_breaks_a_rule_is_refused_by_the_field() {
         ("batch.after", |batch| batch.after = u64::MAX),
         ("batch.upto", |batch| batch.upto = batch.after - 1),
         ("batch.head", |batch| batch.head = batch.upto - 1),
-        ("batch.entries", |batch| batch.entries = vec![Bytes::new(); 513]),
-        ("batch.entries", |batch| batch.entries[0] = Bytes::from_static(b"\xff\xff")),
-        ("entry.seq", |batch| batch.entries.swap(0, 1)),
+        ("batch.entries", |batch| {
+            (batch.upto, batch.head) = (600, 600);
+            batch.entries = records(11..=523);
+        }),
+        ("batch.entries", |batch| batch.entries = Bytes::from_static(b"\xff\xff")),
+        ("batch.entries", |batch| batch.entries = batch.entries.slice(..batch.entries.len() - 1)),
+        ("entry.seq", |batch| batch.entries = records([12, 11])),
         ("entry.seq", |batch| batch.after = 11),
         ("entry.seq", |batch| batch.upto = 13),
     ];
@@ -192,10 +205,10 @@ fn a_batch_that_breaks_a_rule_is_refused_by_the_field() {
 }
 
 fn refused_entry(kind: EntryKind, spoil: Spoil<proto::LoggedEntry>) -> &'static str {
-    let mut spoilt = super::logged(Seq(11), entry(kind));
+    let mut spoilt = logged(Seq(11), entry(kind));
     spoil(&mut spoilt);
     let mut wire = proto::Batch::from(batch());
-    wire.entries = vec![spoilt.encode_to_vec().into()];
+    wire.entries = spoilt.encode_length_delimited_to_vec().into();
     let body = Some(proto::control_frame::Body::Batch(wire));
     control(proto::ControlFrame { body }).map_or_else(|bad| bad.field, |_| "accepted")
 }
@@ -227,10 +240,10 @@ fn an_entry_that_breaks_a_rule_is_refused_by_the_field() {
 }
 
 fn refused_kind(kind: proto::logged_entry::Kind) -> &'static str {
-    let mut spoilt = super::logged(Seq(11), entry(EntryKind::Tombstone));
+    let mut spoilt = logged(Seq(11), entry(EntryKind::Tombstone));
     spoilt.kind = Some(kind);
     let mut wire = proto::Batch::from(batch());
-    wire.entries = vec![spoilt.encode_to_vec().into()];
+    wire.entries = spoilt.encode_length_delimited_to_vec().into();
     let body = Some(proto::control_frame::Body::Batch(wire));
     control(proto::ControlFrame { body }).map_or_else(|bad| bad.field, |_| "accepted")
 }
@@ -246,14 +259,18 @@ fn what_stands_under_a_key_is_checked_field_by_field() {
     let link = |target: &str| Kind::Symlink(proto::Symlink { target: target.to_owned(), mtime });
     let late = Some(proto::Mtime { seconds: 0, nanos: 1_000_000_000 });
     let table = [
-        ("accepted", file(0, &good, 0o644, mtime)),
+        ("accepted", file(1, &good, 0o644, mtime)),
+        ("accepted", file(0, ContentHash::of(b"").as_bytes(), 0o644, mtime)),
         ("file.size", file(u64::MAX, &good, 0o644, mtime)),
+        ("file.size", file(CONTENT_BYTES_MAX + 1, &good, 0o644, mtime)),
+        ("file.content", file(0, &good, 0o644, mtime)),
+        ("file.content", file(1, ContentHash::of(b"").as_bytes(), 0o644, mtime)),
         ("file.content", file(0, &good[..31], 0o644, mtime)),
         ("file.content", file(0, &[0; 33], 0o644, mtime)),
         ("file.content", file(0, &[], 0o644, mtime)),
-        ("mode", file(0, &good, 0o4755, mtime)),
-        ("mtime.nanos", file(0, &good, 0o644, late)),
-        ("mtime", file(0, &good, 0o644, None)),
+        ("mode", file(1, &good, 0o4755, mtime)),
+        ("mtime.nanos", file(1, &good, 0o644, late)),
+        ("mtime", file(1, &good, 0o644, None)),
         ("symlink.target", link("")),
         ("symlink.target", link("a\0b")),
         ("symlink.target", link(&"x".repeat(4096))),
@@ -266,11 +283,12 @@ fn what_stands_under_a_key_is_checked_field_by_field() {
 
 #[test]
 fn a_greeting_that_breaks_a_rule_is_refused_by_the_field() {
-    let table: [(&str, Spoil<proto::Hello>); 5] = [
+    let table: [(&str, Spoil<proto::Hello>); 6] = [
         ("hello.instance", |hello| hello.instance = Bytes::new()),
         ("hello.name", |hello| hello.name = "x".repeat(513)),
         ("hello.name", |hello| hello.name = "\u{1b}[31mred".to_owned()),
         ("hello.user", |hello| hello.user = "a\nb".to_owned()),
+        ("hello.name", |hello| hello.name = "a\u{202e}b".to_owned()),
         ("hello.version", |hello| hello.version = "\u{7f}".to_owned()),
     ];
     for (field, spoil) in table {

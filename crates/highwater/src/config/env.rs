@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::ConfigError;
 use super::file::{FileConfig, FilePeer, FileShare};
+use super::source::plain;
 
 const PREFIX: &str = "HIGHWATER_";
 
@@ -29,12 +30,12 @@ pub(super) fn apply(
         .collect();
     ours.sort();
     for (name, value) in ours {
-        let place = format!("environment variable {name}");
+        let place = plain(&format!("environment variable {name}"));
         let set = value
             .into_string()
             .map_err(|_| "its value is not UTF-8".to_owned())
             .and_then(|value| set(file, &name[PREFIX.len()..], &value));
-        set.map_err(|message| ConfigError { place, message })?;
+        set.map_err(|message| ConfigError { place, message: plain(&message) })?;
     }
     Ok(())
 }

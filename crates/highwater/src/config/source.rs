@@ -20,7 +20,7 @@ impl Source<'_> {
         } else {
             format!("{} line {}", self.path.display(), self.line(span.start))
         };
-        ConfigError { place, message: message.into() }
+        ConfigError { place, message: plain(&message.into()) }
     }
 
     /// What the parser found wrong, as one sentence that names the key.
@@ -45,4 +45,9 @@ impl Source<'_> {
         let (key, _) = line.split_once('=')?;
         Some(key.trim())
     }
+}
+
+/// A text that quotes what it refuses, without what would move the cursor of a terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }

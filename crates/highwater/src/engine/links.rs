@@ -1,6 +1,6 @@
 //! Brings what comes over links to the shares, and keeps what the net warned of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +19,11 @@ use crate::share::Event;
 /// How long a warning is shown after it was last given. The net repeats one that persists.
 const WARNING_SHOWN: Duration = Duration::from_secs(30);
 
+/// Comings and goings of one peer that are told within this time: a line that flaps is seen, and
+/// one that does nothing else costs a line in six seconds.
+const TOLD_MAX: usize = 10;
+const TOLD_WITHIN: Duration = Duration::from_secs(60);
+
 /// What is needed to make a link known to a share.
 type LinksUp = BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>;
 
@@ -27,11 +32,25 @@ type LinksUp = BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>;
 pub(super) struct Links {
     last: AtomicU64,
     up: Mutex<LinksUp>,
+    told: Mutex<BTreeMap<NodeId, VecDeque<Instant>>>,
 }
 
 impl Links {
     fn next_id(&self) -> LinkId {
         LinkId(self.last.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether the coming or going of a link to `peer` goes to the log: a peer that comes and goes
+    /// without end must not fill it.
+    fn is_worth_telling(&self, peer: NodeId) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = told.entry(peer).or_default();
+        lines.retain(|at| at.elapsed() < TOLD_WITHIN);
+        let worth = lines.len() < TOLD_MAX;
+        if worth {
+            lines.push_back(Instant::now());
+        }
+        worth
     }
 
     fn up(&self) -> MutexGuard<'_, LinksUp> {
@@ -43,7 +62,9 @@ impl Inner {
     /// A link has come up: tells the shares that list the peer, and begins to read it.
     pub(super) fn link_up(self: &Arc<Self>, link: Link) {
         let Link { peer, control, content, control_in, content_in, handle, hello, addr, .. } = link;
-        tracing::info!(%peer, name = %hello.name, %addr, "connected");
+        if self.links.is_worth_telling(peer) {
+            tracing::info!(%peer, name = %hello.name, %addr, "connected");
+        }
         let source =
             Source::new(self.links.next_id(), peer, content.clone(), Box::new(handle.clone()));
         self.links.up().insert(source.id, (Arc::clone(&source), control.clone()));
@@ -94,7 +115,9 @@ async fn read_control(
     }
     engine.links.up().remove(&source.id);
     let reason = handle.closed().await;
-    tracing::info!(peer = %source.peer, %reason, "disconnected");
+    if engine.links.is_worth_telling(source.peer) {
+        tracing::info!(peer = %source.peer, %reason, "disconnected");
+    }
     for desk in engine.desks.all().into_values() {
         if let Some(events) = desk.events.upgrade() {
             // As above.

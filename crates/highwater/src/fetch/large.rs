@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use highwater_core::fetch::{ChunkSet, Fetch};
 use highwater_core::wire::{Acked, Ask, Content, Refusal, Reply, RequestId};
-use highwater_core::{ContentHash, Key, Manifest};
+use highwater_core::{ChunkSizes, ContentHash, Key, Manifest};
 use highwater_folder::Slot;
 use highwater_store::{Commit, StoreError};
 use tokio::sync::{Semaphore, mpsc};
@@ -129,7 +129,7 @@ async fn manifest(
     loop {
         let now = sources.borrow_and_update().clone();
         for source in &now {
-            if let Some(manifest) = ask_manifest(ground, source, content).await
+            if let Some(manifest) = ask_manifest(ground, source, content, size).await
                 && manifest.size() == size
             {
                 return Ok(manifest);
@@ -148,7 +148,9 @@ async fn ask_manifest(
     ground: &Ground,
     source: &Arc<Source>,
     content: ContentHash,
+    size: u64,
 ) -> Option<Manifest> {
+    let chunks_max = size.div_ceil(ChunkSizes::for_content(size).min as u64);
     let (inbox, mut arrivals) = mpsc::unbounded_channel();
     let id = source.ask(&ground.share, Ask::Manifest(content), 0, &inbox).await?;
     let mut chunks = Vec::new();
@@ -156,9 +158,10 @@ async fn ask_manifest(
         match timeout(STALL, arrivals.recv()).await {
             Ok(Some(Arrival::Reply(_, Reply::Manifest { chunks: part, last }))) => {
                 chunks.extend(part);
-                if last || chunks.len() > highwater_core::content::CHUNKS_MAX {
+                let too_many = chunks.len() as u64 > chunks_max;
+                if last || too_many {
                     source.router.close(id);
-                    return Manifest::new(content, chunks);
+                    return Manifest::new(content, chunks).filter(|_| !too_many);
                 }
             }
             _ => {

@@ -198,6 +198,7 @@ async fn collect(
     missing: &mut BTreeMap<usize, (ContentHash, u64)>,
 ) -> bool {
     let mut open = missing.len();
+    let mut answered = BTreeSet::new();
     let mut refused = false;
     while open > 0 {
         let Ok(Some(first)) = timeout(STALL, arrivals.recv()).await else { return refused };
@@ -207,8 +208,11 @@ async fn collect(
             match arrival {
                 Arrival::Reply(_, Reply::Small { index, bytes }) => {
                     open = open.saturating_sub(1);
-                    if let Some((content, size)) = missing.get(&(index as usize)) {
-                        bodies.push((index as usize, *content, *size, bytes));
+                    let index = index as usize;
+                    if let Some((content, size)) = missing.get(&index)
+                        && answered.insert(index)
+                    {
+                        bodies.push((index, *content, *size, bytes));
                     }
                 }
                 Arrival::Reply(_, Reply::SmallRefused { .. }) => {

@@ -88,7 +88,7 @@ impl Source {
         bytes: u64,
         inbox: &Inbox,
     ) -> Option<RequestId> {
-        let id = self.router.open(inbox.clone())?;
+        let id = self.router.open(&ask, inbox.clone())?;
         self.window().asked(bytes);
         let request = Content::Request { id, share: share.clone(), ask };
         if self.content.send(request).await.is_err() {

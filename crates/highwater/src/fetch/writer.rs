@@ -79,7 +79,9 @@ impl Writer {
         };
         let (file, held, prefix, acked) = match (opened, recorded) {
             (Some(file), Some((row, held)))
-                if row.size == manifest.size() && file.len()? >= row.acked =>
+                if row.size == manifest.size()
+                    && file.len()? >= row.acked
+                    && row.prefix.is_sound() =>
             {
                 (file, held, row.prefix, row.acked)
             }

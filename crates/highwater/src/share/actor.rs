@@ -172,6 +172,7 @@ impl Actor {
     fn note_the_time(&mut self) {
         if let Some(open) = &mut self.open {
             (open.work.now, open.wall) = (self.outside.now(), self.outside.wall());
+            open.replica.wall = open.wall;
         }
     }
 

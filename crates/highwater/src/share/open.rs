@@ -57,7 +57,8 @@ pub(crate) fn open(
         row.epoch = outside.new_epoch();
     }
     let row = raise_generation(&*folder, store, &config.name, row)?;
-    let mut replica = Replica::open(Arc::clone(store), node, config.name.clone(), row, history)?;
+    let (store, name) = (Arc::clone(store), config.name.clone());
+    let mut replica = Replica::open(store, node, name, row, history, outside.wall())?;
     let problems = clear_leftovers(&*folder, &mut replica)?;
     Ok(Opened { folder, replica, problems })
 }

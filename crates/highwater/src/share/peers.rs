@@ -47,8 +47,15 @@ impl Peer {
         (self.theirs, self.outlet, self.last_standing, self.ack_due) = (None, None, None, None);
     }
 
+    /// Offers the share, or takes it back. An offer that has not gone yet is overtaken by either: a
+    /// peer that takes nothing and asks for offers again and again makes nothing pile up.
     fn say(&mut self, message: Control) {
-        self.waiting.push_back(message);
+        while matches!(self.waiting.back(), Some(Control::Offer(_))) {
+            self.waiting.pop_back();
+        }
+        if self.waiting.back() != Some(&message) {
+            self.waiting.push_back(message);
+        }
         self.speak();
     }
 
@@ -200,8 +207,7 @@ impl Actor {
         };
         let judged = intake::judge(offer.pulled, replica.epoch(), replica.head(), digest_at);
         if judged == LogStanding::RolledBack {
-            tracing::warn!(share = %self.config.name, "a peer has seen more of this log than there is: new epoch");
-            return self.begin_anew();
+            return self.outlived(link);
         }
         let from = match judged {
             LogStanding::From(seq) => seq,
@@ -220,6 +226,21 @@ impl Actor {
         self.tell_sources();
         // It has forgotten what it was offered before: it began anew.
         if offered { Ok(()) } else { self.offer_to_all() }
+    }
+
+    /// A peer has seen more of this log than there is. That is believed once: of a history that
+    /// this process began itself, nobody has seen more.
+    fn outlived(&mut self, link: LinkId) -> Result<(), StoreError> {
+        let lies = self.open.as_ref().is_some_and(|open| open.replica.cannot_be_outlived());
+        if lies {
+            if let Some(peer) = self.peer_at(link) {
+                peer.source.line.close(Goodbye::Misbehaved);
+            }
+            return Ok(());
+        }
+        let share = &self.config.name;
+        tracing::warn!(%share, "a peer has seen more of this log than there is: new epoch");
+        self.begin_anew()
     }
 
     /// Begins another history, and with every peer from the start of both logs: what a peer learned
@@ -255,6 +276,9 @@ impl Actor {
                 return Ok(());
             }
         };
+        if batch.entries.iter().any(|(_, entry)| open.replica.is_outlived_by(entry)) {
+            return self.outlived(link);
+        }
         let policy = super::local::FolderPolicy { rules: &open.rules, mode: self.config.mode };
         for (_, entry) in batch.entries {
             open.replica.take_in(entry, Some(theirs.actor), &policy)?;

@@ -12,7 +12,8 @@ use highwater_core::log::{Actor, Checkpoint};
 use highwater_core::merge::{Merge, Side, conflict_copy, conflict_key, merge};
 use highwater_core::observe::Observer;
 use highwater_core::{
-    Entry, EntryKind, Epoch, Key, LogDigest, Manifest, NodeId, Seq, ShareName, Version, WallTime,
+    Entry, EntryKind, Epoch, Hlc, Key, LogDigest, Manifest, NodeId, Seq, ShareName, Version,
+    WallTime,
 };
 use highwater_folder::StatPrint;
 use highwater_store::{
@@ -79,7 +80,13 @@ pub(crate) struct Replica {
     digest: LogDigest,
     totals: Totals,
     wanted: Wanted,
+    /// Entries whose stamp lay in the future when they came, told to people.
+    ahead: BTreeMap<Key, Hlc>,
+    /// Whether the current history was begun by this very process.
+    begun_here: bool,
     pub(crate) history: History,
+    /// What people's clocks show in this turn.
+    pub(crate) wall: WallTime,
     catalogue: Arc<Catalogue>,
     pending: Commit,
     /// Keys with a changed index row in `pending`: reading it from the store would be reading the
@@ -101,6 +108,7 @@ impl Replica {
         name: ShareName,
         row: ShareRow,
         history: History,
+        wall: WallTime,
     ) -> Result<Self, StoreError> {
         let (head, digest) = store.head(row.number)?;
         let actor = row.epoch.actor(&node, &name);
@@ -114,7 +122,10 @@ impl Replica {
             digest,
             totals: Totals::default(),
             wanted: Wanted::default(),
+            ahead: BTreeMap::new(),
+            begun_here: false,
             history,
+            wall,
             catalogue: Arc::default(),
             pending: Commit::new(),
             touched: BTreeSet::new(),
@@ -207,6 +218,24 @@ impl Replica {
 
     pub(crate) fn wanted(&self) -> Wanted {
         self.wanted
+    }
+
+    /// The entries whose stamp is further ahead of `now` than honest clocks are.
+    pub(crate) fn ahead_of(&self, now: WallTime) -> impl Iterator<Item = (&Key, Hlc)> {
+        let suspects = self.ahead.iter().filter(move |(_, stamp)| stamp.is_suspect(now));
+        suspects.map(|(key, stamp)| (key, *stamp))
+    }
+
+    /// Whether an entry includes a change of this node that this node has not made: its store was
+    /// restored from an older copy, or somebody lies. Another history is safe in both cases.
+    pub(crate) fn is_outlived_by(&self, entry: &Entry) -> bool {
+        entry.version.last_of(self.actor).is_some_and(|seq| seq > self.head)
+    }
+
+    /// Whether nobody can know more of this history than there is here: it is younger than the
+    /// process, so no older copy of the store can have taken the place of a newer one.
+    pub(crate) fn cannot_be_outlived(&self) -> bool {
+        self.begun_here
     }
 
     /// The keys that became wanted since the last call.
@@ -597,6 +626,7 @@ impl Replica {
         self.flush()?;
         let old = self.actor;
         self.row.epoch = epoch;
+        self.begun_here = true;
         self.actor = self.row.epoch.actor(&self.node, &self.name);
         self.pending.put_share(&self.name, &self.row);
         let store = Arc::clone(&self.store);

@@ -75,6 +75,16 @@ impl Actor {
         problems.extend(open.scan_problems.values().map(of_folder));
         problems.extend(open.receive_only.values().cloned());
         problems.extend(open.place_problems.values().cloned());
+        let wall = self.outside.wall();
+        problems.extend(open.replica.ahead_of(wall).map(|(key, stamp)| Problem {
+            path: key.to_string(),
+            kind: "clock".to_owned(),
+            message: format!(
+                "this change is dated {} s in the future and wins over every other until then; \
+                 correct the clock of the node that made it, and edit the file here",
+                stamp.wall().0.saturating_sub(wall.0) / 1000
+            ),
+        }));
         if problems.len() > PROBLEMS_MAX {
             let more = problems.len() - PROBLEMS_MAX;
             problems.truncate(PROBLEMS_MAX);

@@ -8,6 +8,10 @@ use highwater_store::{EntryRow, LogRow, StoreError, WantClass, WantRow};
 
 use super::{Replica, encode_print};
 
+/// Entries with a stamp from the future that are told of. One is enough to look for the clock that
+/// is wrong.
+const AHEAD_MAX: usize = 1000;
+
 impl Replica {
     /// Moves an entry to the end of the log. `old` is the index row as [`Replica::entry`] has it.
     pub(super) fn append(
@@ -98,6 +102,11 @@ impl Replica {
         let bytes = i64::try_from(entry.kind.size()).unwrap_or(i64::MAX);
         self.totals.entries = self.totals.entries.saturating_add_signed(by);
         self.totals.bytes = self.totals.bytes.saturating_add_signed(bytes * by);
+        if by > 0 && self.ahead.len() < AHEAD_MAX && entry.stamp.is_suspect(self.wall) {
+            self.ahead.insert(entry.key.clone(), entry.stamp);
+        } else {
+            self.ahead.remove(&entry.key);
+        }
         if is_conflict_key(&entry.key) {
             self.totals.conflicts = self.totals.conflicts.saturating_add_signed(by);
         }

@@ -106,7 +106,7 @@ fn open(store: Arc<Store>, number: u8, history: History) -> Replica {
     let row =
         ShareRow { number: ShareNumber(1), epoch: Epoch([number; 16]), generation: 1, raising: 1 };
     let (node, share) = (NodeId::from_bytes([number; 32]), "docs".parse().expect("a name"));
-    Replica::open(store, node, share, row, history).expect("a replica")
+    Replica::open(store, node, share, row, history, WallTime(0)).expect("a replica")
 }
 
 fn name(key: &str) -> Key {
