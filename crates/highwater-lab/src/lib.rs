@@ -8,6 +8,7 @@
 //! - [`simulate`]: campaigns of whole clusters in memory, decided by seeds.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`crash`]: power cuts, deaths and failing disks, and what must hold after them.
+//! - [`chaos`]: nodes, clients and a nemesis for hours, with an auditor.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
 //! Nothing here is used by a node in service; `highwater-cli`, the tests and the benches use it.
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod chaos;
 pub mod cluster;
 pub mod crash;
 pub mod demo;
