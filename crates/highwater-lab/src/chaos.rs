@@ -41,6 +41,8 @@ pub struct ChaosOptions {
     pub nodes: Option<usize>,
     /// How long things go wrong in a round.
     pub storm: Duration,
+    /// How many client operations of a hundred are on paths that all clients share.
+    pub sharing: u64,
     /// Where everything lies, kept in any case; `None` for a temporary directory that is kept when
     /// something does not hold.
     pub keep: Option<PathBuf>,

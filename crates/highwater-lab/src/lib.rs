@@ -8,6 +8,7 @@
 //! - [`simulate`]: campaigns of whole clusters in memory, decided by seeds.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`crash`]: power cuts, deaths and failing disks, and what must hold after them.
+//! - [`cuts`]: one transfer after another, cut by the thousand.
 //! - [`chaos`]: nodes, clients and a nemesis for hours, with an auditor.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
@@ -19,6 +20,7 @@ pub mod bench;
 pub mod chaos;
 pub mod cluster;
 pub mod crash;
+pub mod cuts;
 pub mod demo;
 pub mod faults;
 mod http;

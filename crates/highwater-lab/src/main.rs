@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::crash::{self, CrashWork};
 use highwater_lab::chaos::{self, ChaosOptions};
+use highwater_lab::cuts::{self, CutOptions};
 use highwater_lab::demo::{self, DemoOptions};
 use highwater_lab::script;
 use highwater_lab::simulate::{self, SimulateOptions};
@@ -87,6 +88,21 @@ enum Work {
         #[arg(long)]
         list: bool,
     },
+    /// Cuts a link inside transfers, again and again, in every way
+    Cuts {
+        /// The highwater program
+        #[arg(long, default_value = "target/release/highwater")]
+        exe: PathBuf,
+        /// How many cuts inside a transfer
+        #[arg(long, default_value_t = 60)]
+        count: u64,
+        /// What everything is drawn from
+        #[arg(long)]
+        seed: u64,
+        /// How many pairs of nodes work at once
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=8))]
+        pairs: u64,
+    },
     /// Real nodes with clients at work and everything going wrong, audited round by round
     Chaos {
         /// The highwater program
@@ -104,6 +120,9 @@ enum Work {
         /// How long things go wrong before everything is healed and audited
         #[arg(long, default_value_t = 40)]
         storm_seconds: u64,
+        /// How many operations of a hundred are on paths that all clients share
+        #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(..=100))]
+        sharing: u64,
         /// Where everything lies and is kept
         #[arg(long)]
         keep: Option<PathBuf>,
@@ -136,13 +155,19 @@ fn run(work: Work) -> Result<bool> {
             }
             Ok(true)
         }
-        Work::Chaos { exe, seed, minutes, nodes, storm_seconds, keep } => {
+        Work::Cuts { exe, count, seed, pairs } => {
+            let report = cuts::run(&CutOptions { exe, count, seed, pairs })?;
+            println!("{}", serde_json::to_string_pretty(&report)?);
+            Ok(report.held())
+        }
+        Work::Chaos { exe, seed, minutes, nodes, storm_seconds, sharing, keep } => {
             let options = ChaosOptions {
                 exe,
                 seed,
                 time: Duration::from_secs(minutes * 60),
                 nodes: nodes.map(usize::from),
                 storm: Duration::from_secs(storm_seconds),
+                sharing,
                 keep,
                 demand_rare: minutes >= RARE_FROM_MINUTES,
             };

@@ -1,9 +1,10 @@
 //! The scripted clients: one at each node's folder, working as people and programs do.
 //!
 //! Each client writes, edits in four ways, deletes, renames files and directories, links, and now
-//! and then writes or patches a large file. Two thirds of its work is on paths of its own, where the
-//! outcome is certain; the rest on paths that all clients share, where they meet. Now and then it
-//! clears up a conflict copy that it sees. Work goes on only while the gate is open.
+//! and then writes or patches a large file. A part of its work is on paths of its own (`nX/`,
+//! `ownX…/`), where the outcome is certain; the rest on paths that all clients share, where they
+//! meet. Now and then it clears up a conflict copy that it sees. Work goes on only while the gate is
+//! open.
 
 use std::fs;
 use std::io;
@@ -106,6 +107,8 @@ pub(crate) struct Client {
     pub(crate) efforts: Arc<Efforts>,
     /// Longest pause between two operations.
     pub(crate) pause_max: Duration,
+    /// How many operations of a hundred are on paths that all clients share.
+    pub(crate) sharing: u64,
 }
 
 impl Client {
@@ -191,7 +194,8 @@ impl Client {
     fn rename_dir(&mut self) -> io::Result<()> {
         let dirs = self.dirs()?;
         let own = format!("own{}", self.hands.node);
-        let wanted = |dir: &&String| dir.starts_with('d') || dir.starts_with(&own);
+        let wanted =
+            |dir: &&String| dir.starts_with(&own) || (dir.starts_with('d') && !self.is_foreign(dir));
         let dirs: Vec<&String> = dirs.iter().filter(wanted).collect();
         let from = self.choose(&dirs).ok_or(io::ErrorKind::NotFound)?.to_owned();
         let stem = from.split('-').next().unwrap_or("d").to_owned();
@@ -204,9 +208,7 @@ impl Client {
             let path = self.pick(seen, |path| !is_small(path))?;
             return self.hands.take(&path);
         }
-        let shared = self.dice.below(3) == 0;
-        let owner = if shared { "s".to_owned() } else { format!("n{}", self.hands.node) };
-        let path = format!("big{owner}-{}", self.dice.below(3));
+        let path = format!("{}big{}", self.place()?, self.dice.below(3));
         let span = LARGE_MIB.end - LARGE_MIB.start;
         let size = (LARGE_MIB.start + self.dice.below(span)) * MIB + self.dice.below(MIB);
         self.hands.put(&path, usize::try_from(size).unwrap_or(0))
@@ -226,19 +228,21 @@ impl Client {
     /// Where to work: the client's own directories, or what all share; with the `/`.
     fn place(&mut self) -> io::Result<String> {
         let node = self.hands.node;
-        let dir = match self.dice.below(9) {
-            0..3 => format!("n{node}"),
-            3..6 => {
-                let dirs = self.dirs()?;
-                let own: Vec<&String> =
-                    dirs.iter().filter(|dir| dir.starts_with(&format!("own{node}"))).collect();
-                match self.choose(&own) {
-                    Some(dir) if self.dice.below(4) > 0 => dir.to_owned(),
-                    _ => format!("own{node}"),
-                }
+        let dir = if self.dice.below(100) < self.sharing {
+            match self.dice.below(4) {
+                0 => return Ok(String::new()),
+                number => format!("d{number}"),
             }
-            6 => return Ok(String::new()),
-            _ => format!("d{}", self.dice.below(3)),
+        } else if self.dice.below(2) == 0 {
+            format!("n{node}")
+        } else {
+            let dirs = self.dirs()?;
+            let own: Vec<&String> =
+                dirs.iter().filter(|dir| dir.starts_with(&format!("own{node}"))).collect();
+            match self.choose(&own) {
+                Some(dir) if self.dice.below(4) > 0 => dir.to_owned(),
+                _ => format!("own{node}"),
+            }
         };
         self.make_dir(&dir)?;
         Ok(format!("{dir}/"))
@@ -288,11 +292,14 @@ impl Client {
         self.choose(&wanted).map(str::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Whether a path lies in what another client has for itself.
+    /// Whether a path is none of this client's business: it lies in what another one has for
+    /// itself, or nothing is shared.
     fn is_foreign(&self, path: &str) -> bool {
         let node = self.hands.node.to_string();
-        let owner = path.strip_prefix("own").or_else(|| path.strip_prefix('n'));
-        owner.is_some_and(|rest| !rest.starts_with(&node))
+        match path.strip_prefix("own").or_else(|| path.strip_prefix('n')) {
+            Some(rest) => !rest.starts_with(&node),
+            None => self.sharing == 0,
+        }
     }
 
     fn choose<'a>(&mut self, from: &[&'a String]) -> Option<&'a str> {

@@ -39,6 +39,13 @@ pub(crate) struct Link {
     pub(crate) proxy: Proxy,
 }
 
+impl Link {
+    /// Whether it leads to this node.
+    pub(crate) fn joins(&self, node: usize) -> bool {
+        self.dialler == node || self.listener == node
+    }
+}
+
 /// Everything of a run. Dropping it kills the nodes and takes namespaces and disks away.
 #[derive(Debug)]
 pub(crate) struct Ground {

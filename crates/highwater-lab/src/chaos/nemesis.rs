@@ -122,6 +122,8 @@ struct Active {
     target: Target,
     until: Instant,
     undo: Undo,
+    /// What its link had carried and lost when it began.
+    traffic: (u64, usize),
 }
 
 /// What ends a fault.
@@ -242,12 +244,11 @@ impl Nemesis {
         let Some(target) = self.target(kind, ground) else { return Ok(()) };
         let hold = Duration::from_millis(match kind {
             Kind::Silent | Kind::OneWay | Kind::Blackhole | Kind::LineDown | Kind::Freeze => {
-                200 + self.dice.below(16_000)
+                500 + self.dice.below(16_000)
             }
             Kind::Reset | Kind::Close | Kind::Kill | Kind::Restart => self.dice.below(4_000),
             _ => 1_000 + self.dice.below(9_000),
         });
-        let live = self.is_live(kind, &target, ground);
         self.diary.push(format!("{kind:?} on {target:?} for {hold:?}"));
         let undo = match &target {
             Target::Node(node) => self.strike_node(kind, *node, ground)?,
@@ -259,35 +260,43 @@ impl Nemesis {
                 Undo::HealLinks
             }
         };
-        let count = self.counts.entry(kind).or_default();
-        count.fell += 1;
-        count.void += u64::from(!live);
-        self.active.push(Active { kind, target, until: Instant::now() + hold, undo });
+        self.counts.entry(kind).or_default().fell += 1;
+        let traffic = traffic(&target, ground);
+        self.active.push(Active { kind, target, until: Instant::now() + hold, undo, traffic });
         Ok(())
     }
 
-    /// Whether there is something for the fault to break: a connection, or a process.
-    fn is_live(&self, kind: Kind, target: &Target, ground: &Ground) -> bool {
-        let connected = |link: usize| {
-            let report = ground.links[link].proxy.report();
-            report.connections.iter().any(|connection| connection.ended_ms.is_none())
-        };
-        match target {
-            Target::Link(link) => connected(*link),
-            Target::Links(links) => links.iter().any(|link| connected(*link)),
-            Target::Node(node) => kind >= Kind::RootAway || ground.nodes[*node].pid().is_some(),
+    /// Whether a fault did nothing: a line was spoiled on which nothing passed and nothing broke, or
+    /// a disk could not be spoiled. Cuts fall on open connections only, and processes that are
+    /// killed or stopped are known to be.
+    fn is_void(active: &Active, ground: &Ground) -> bool {
+        match active.kind {
+            Kind::Flap
+            | Kind::Delay
+            | Kind::Slow
+            | Kind::Falsified
+            | Kind::Slices
+            | Kind::EndAfter => traffic(&active.target, ground) == active.traffic,
+            Kind::FullDisk | Kind::ReadOnly | Kind::Unreadable => {
+                matches!(active.undo, Undo::Nothing)
+            }
+            _ => false,
         }
     }
 
     /// Something that the fault can fall on and that suffers nothing yet.
     fn target(&mut self, kind: Kind, ground: &Ground) -> Option<Target> {
-        let mut links: BTreeSet<usize> = (0..ground.links.len()).collect();
+        let mut links: BTreeSet<usize> =
+            (0..ground.links.len()).filter(|link| is_connected(*link, ground)).collect();
         let mut nodes: BTreeSet<usize> = (0..ground.nodes.len()).collect();
         for active in &self.active {
             match &active.target {
                 Target::Link(link) => drop(links.remove(link)),
                 Target::Links(cut) => links.retain(|link| !cut.contains(link)),
-                Target::Node(node) => drop(nodes.remove(node)),
+                Target::Node(node) => {
+                    nodes.remove(node);
+                    links.retain(|link| !ground.links[*link].joins(*node));
+                }
             }
         }
         if kind == Kind::Partition {
@@ -346,7 +355,8 @@ impl Nemesis {
             _ => {
                 let bytes = self.dice.below(3_000_000);
                 let how = [CutKind::Silent, CutKind::Reset, CutKind::Close][self.index(3)];
-                let end_after = Some(EndAfter { bytes, kind: how });
+                let at_record = self.dice.below(2) == 0;
+                let end_after = Some(EndAfter { bytes, kind: how, at_record });
                 proxy.set(direction, Faults { end_after, ..Faults::default() });
                 Undo::HealLinks
             }
@@ -463,6 +473,9 @@ impl Nemesis {
     }
 
     fn undo(&mut self, ground: &mut Ground, active: Active) -> Result<()> {
+        if Self::is_void(&active, ground) {
+            self.counts.entry(active.kind).or_default().void += 1;
+        }
         let Active { kind, target, undo, .. } = active;
         match target {
             Target::Link(link) => self.heal_link(ground, link),
@@ -532,6 +545,26 @@ impl Nemesis {
     fn index(&mut self, count: usize) -> usize {
         usize::try_from(self.dice.below(count as u64)).unwrap_or(0)
     }
+}
+
+/// Bytes that the links of a target have carried, and connections that ended on them.
+fn traffic(target: &Target, ground: &Ground) -> (u64, usize) {
+    let links = match target {
+        Target::Link(link) => vec![*link],
+        Target::Links(links) => links.clone(),
+        Target::Node(_) => Vec::new(),
+    };
+    let of = |link: usize| {
+        let report = ground.links[link].proxy.report();
+        let bytes = Direction::BOTH.iter().map(|direction| report.bytes(*direction)).sum::<u64>();
+        (bytes, report.connections.iter().filter(|c| c.ended_ms.is_some()).count())
+    };
+    links.into_iter().map(of).fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1))
+}
+
+fn is_connected(link: usize, ground: &Ground) -> bool {
+    let report = ground.links[link].proxy.report();
+    report.connections.iter().any(|connection| connection.ended_ms.is_none())
 }
 
 fn pid_of(ground: &Ground, node: usize) -> Result<u32> {

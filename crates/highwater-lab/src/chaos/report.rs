@@ -74,7 +74,7 @@ impl ChaosReport {
     }
 
     /// Judges the run as a whole: that its faults fell, and, if demanded, that what is rare came up.
-    pub(crate) fn judge_itself(&mut self, demand_rare: bool, roots: bool) {
+    pub(crate) fn judge_itself(&mut self, demand_rare: bool, roots: bool, sharing: bool) {
         self.fell = self.faults.values().map(|count| count.fell).sum();
         self.void = self.faults.values().map(|count| count.void).sum();
         if self.void as f64 > self.fell as f64 * VOID_MAX {
@@ -90,7 +90,7 @@ impl ChaosReport {
         }
         let rare = [
             ("transfer resumed at an offset above 0", self.resumed as u64, true),
-            ("conflict copy", self.conflicts, true),
+            ("conflict copy", self.conflicts, sharing),
             ("mass delete held back", self.mass_delete_holds, true),
             ("pause on a full disk", self.full_disk_pauses, roots),
             ("restart", self.restarts, true),

@@ -88,11 +88,12 @@ impl Run {
             skipped: ground.skipped.clone(),
             replay: format!(
                 "highwater-lab chaos --exe {} --seed {} --minutes {} --nodes {nodes} \
-                 --storm-seconds {}",
+                 --storm-seconds {} --sharing {}",
                 options.exe.display(),
                 options.seed,
                 options.time.as_secs().div_ceil(60).max(1),
                 options.storm.as_secs(),
+                options.sharing,
             ),
             ..ChaosReport::default()
         };
@@ -131,6 +132,7 @@ impl Run {
                 gate: Arc::clone(&self.gate),
                 efforts: Arc::clone(&self.efforts),
                 pause_max: PAUSE_MAX,
+                sharing: self.options.sharing,
             });
             let walker = Walker {
                 node,
@@ -164,7 +166,7 @@ impl Run {
             self.report.violations.push(format!("{error:#}"));
         }
         let roots = self.ground.has_namespaces();
-        self.report.judge_itself(self.options.demand_rare, roots);
+        self.report.judge_itself(self.options.demand_rare, roots, self.options.sharing > 0);
         self.keep_or_clear();
         Ok(self.report.clone())
     }
