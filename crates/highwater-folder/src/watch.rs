@@ -11,7 +11,7 @@
 //! every [`QUIET_MAX`] if it never is. A file that was only created waits for its close.
 //!
 //! A new directory is watched first and hinted at as a whole then, so what was put into it before
-//! the watch began is found by the scan of it. When the kernel grants no more watches, the rest of
+//! the watch began is found by the scan of it. So is one that could not be read until now. When the kernel grants no more watches, the rest of
 //! the tree is left to the regular scans, and that is said.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -367,6 +367,10 @@ impl WatchedTree {
             }
             if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
                 self.unwatch(key);
+                self.watch(Some(key.clone()));
+            }
+            // It may have been closed to us, and so not watched, until now.
+            if flags.contains(ReadFlags::ATTRIB) && !self.numbers.contains_key(key) {
                 self.watch(Some(key.clone()));
             }
             return dirty.finished(key, now);

@@ -36,7 +36,8 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("highwater-").tempdir()?;
         let specs = names.iter().map(|name| NodeSpec::on_loopback(exe, name));
         let specs = specs.collect::<Result<Vec<_>>>()?;
-        let mut cluster = Cluster { nodes: Vec::new(), links: Vec::new(), dir: Some(dir), kept: PathBuf::new() };
+        let mut cluster =
+            Cluster { nodes: Vec::new(), links: Vec::new(), dir: Some(dir), kept: PathBuf::new() };
         for spec in specs {
             cluster.add_node(spec)?;
         }

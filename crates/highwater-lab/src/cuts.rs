@@ -330,7 +330,8 @@ impl Lane {
                 proxy.set(Direction::Backward, Faults { end_after, ..Faults::rate(RATE) });
                 let limit = self.content_carried() + bytes;
                 let ended = |lane: &Lane| {
-                    lane.no_connection() || kind == CutKind::Silent && lane.content_carried() >= limit
+                    lane.no_connection()
+                        || kind == CutKind::Silent && lane.content_carried() >= limit
                 };
                 self.wait(key, ended)?;
                 // Nothing new is let in before the link is healed.

@@ -237,7 +237,10 @@ mod tests {
             serde_json::from_str(r#"{"delay_ms":20,"end_after":{"bytes":7,"kind":"reset"}}"#)
                 .expect("the example is valid");
         assert_eq!(faults.delay_ms, 20);
-        assert_eq!(faults.end_after, Some(EndAfter { bytes: 7, kind: CutKind::Reset, at_record: false }));
+        assert_eq!(
+            faults.end_after,
+            Some(EndAfter { bytes: 7, kind: CutKind::Reset, at_record: false })
+        );
         assert!(serde_json::from_str::<Faults>(r#"{"dealy_ms":20}"#).is_err());
     }
 }

@@ -96,12 +96,8 @@ pub(crate) fn judge(
     is_known: impl Fn(Content) -> bool,
     is_piece: impl Fn(Content) -> bool,
 ) -> Verdict {
-    let mut audit = Audit {
-        round,
-        by_path: BTreeMap::new(),
-        verdict: Verdict::default(),
-        is_piece: &is_piece,
-    };
+    let mut audit =
+        Audit { round, by_path: BTreeMap::new(), verdict: Verdict::default(), is_piece: &is_piece };
     for change in round.changes {
         audit.by_path.entry(change.path.as_str()).or_default().push(change);
     }
@@ -265,7 +261,8 @@ impl Audit<'_> {
 
     /// Everything that ever stood under a path in this round, fragments of it included.
     fn contents_of(&self, path: &str) -> BTreeSet<Content> {
-        let mut contents: BTreeSet<Content> = self.round.before.get(path).copied().into_iter().collect();
+        let mut contents: BTreeSet<Content> =
+            self.round.before.get(path).copied().into_iter().collect();
         for change in self.by_path.get(path).into_iter().flatten() {
             contents.extend(change.was.into_iter().chain(change.now));
         }
@@ -289,7 +286,9 @@ fn standing(before: &Files, changes: &[Change]) -> BTreeSet<(String, Content)> {
     steps.sort_by_key(|(at, puts, _)| (*at, *puts));
     for (_, puts, change) in steps {
         match (puts, change.was, change.now) {
-            (true, _, Some(now)) if change.sure => drop(standing.insert((change.path.clone(), now))),
+            (true, _, Some(now)) if change.sure => {
+                drop(standing.insert((change.path.clone(), now)))
+            }
             (false, Some(was), _) => {
                 for origin in origins(&change.path) {
                     if standing.remove(&(origin, was)) {
@@ -312,7 +311,8 @@ fn origins(path: &str) -> impl Iterator<Item = String> {
 pub(crate) fn conflict_of(path: &str) -> Option<String> {
     let (dir, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
     let (stem, mark) = name.rsplit_once(".conflict-")?;
-    let digits = |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+    let digits =
+        |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
     let mut parts = mark.splitn(3, '-');
     let (day, time, rest) = (parts.next()?, parts.next()?, parts.next()?);
     if !digits(day, 8) || !digits(time, 6) {
@@ -368,12 +368,8 @@ mod tests {
     const COPY: &str = "f.conflict-20261123-101112-abcdefgh.txt";
 
     /// A row: why, the files before, the changes, the files after.
-    type Row<'a> = (
-        &'a str,
-        &'a [(&'a str, char)],
-        &'a [(usize, &'a str, char, char)],
-        &'a [(&'a str, char)],
-    );
+    type Row<'a> =
+        (&'a str, &'a [(&'a str, char)], &'a [(usize, &'a str, char, char)], &'a [(&'a str, char)]);
 
     #[test]
     fn good_histories_pass() {
@@ -456,7 +452,12 @@ mod tests {
             ),
             (("an untouched file is gone", &[("f.txt", 'a')], &[], &[]), Rule::Lost),
             (
-                ("an untouched file is another", &[("f.txt", 'a'), ("g", 'b')], &[], &[("f.txt", 'b'), ("g", 'b')]),
+                (
+                    "an untouched file is another",
+                    &[("f.txt", 'a'), ("g", 'b')],
+                    &[],
+                    &[("f.txt", 'b'), ("g", 'b')],
+                ),
                 Rule::Untouched,
             ),
             (("a write is gone", &[], &[(0, "f.txt", '-', 'a')], &[]), Rule::Lost),
@@ -470,7 +471,12 @@ mod tests {
                 Rule::Reverted,
             ),
             (
-                ("a delete came back", &[("f.txt", 'a')], &[(0, "f.txt", 'a', '-')], &[("f.txt", 'a')]),
+                (
+                    "a delete came back",
+                    &[("f.txt", 'a')],
+                    &[(0, "f.txt", 'a', '-')],
+                    &[("f.txt", 'a')],
+                ),
                 Rule::Resurrected,
             ),
             (
@@ -482,8 +488,14 @@ mod tests {
                 ),
                 Rule::Reverted,
             ),
-            (("nobody wrote that", &[], &[(0, "f.txt", '-', 'a')], &[("f.txt", 'A')]), Rule::Invented),
-            (("nobody put that there", &[("g", 'a')], &[], &[("g", 'a'), ("f.txt", 'a')]), Rule::Invented),
+            (
+                ("nobody wrote that", &[], &[(0, "f.txt", '-', 'a')], &[("f.txt", 'A')]),
+                Rule::Invented,
+            ),
+            (
+                ("nobody put that there", &[("g", 'a')], &[], &[("g", 'a'), ("f.txt", 'a')]),
+                Rule::Invented,
+            ),
             (
                 (
                     "one side of a conflict is missing",
@@ -512,7 +524,12 @@ mod tests {
                 Rule::Lost,
             ),
             (
-                ("a conflict of one", &[("f.txt", 'a')], &[(0, "f.txt", 'a', 'b')], &[("f.txt", 'b'), (COPY, 'a')]),
+                (
+                    "a conflict of one",
+                    &[("f.txt", 'a')],
+                    &[(0, "f.txt", 'a', 'b')],
+                    &[("f.txt", 'b'), (COPY, 'a')],
+                ),
                 Rule::FalseConflict,
             ),
             (
@@ -520,7 +537,12 @@ mod tests {
                     "a conflict copy of something else",
                     &[("f.txt", 'a'), ("g", 'x')],
                     &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', 'c')],
-                    &[("f.txt", 'c'), (COPY, 'b'), ("f.conflict-20261123-101113-abcdefgh.txt", 'x'), ("g", 'x')],
+                    &[
+                        ("f.txt", 'c'),
+                        (COPY, 'b'),
+                        ("f.conflict-20261123-101113-abcdefgh.txt", 'x'),
+                        ("g", 'x'),
+                    ],
                 ),
                 Rule::Invented,
             ),

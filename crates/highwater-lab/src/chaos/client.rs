@@ -194,8 +194,9 @@ impl Client {
     fn rename_dir(&mut self) -> io::Result<()> {
         let dirs = self.dirs()?;
         let own = format!("own{}", self.hands.node);
-        let wanted =
-            |dir: &&String| dir.starts_with(&own) || (dir.starts_with('d') && !self.is_foreign(dir));
+        let wanted = |dir: &&String| {
+            dir.starts_with(&own) || (dir.starts_with('d') && !self.is_foreign(dir))
+        };
         let dirs: Vec<&String> = dirs.iter().filter(wanted).collect();
         let from = self.choose(&dirs).ok_or(io::ErrorKind::NotFound)?.to_owned();
         let stem = from.split('-').next().unwrap_or("d").to_owned();

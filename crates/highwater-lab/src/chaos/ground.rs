@@ -70,9 +70,7 @@ impl Shape {
     /// Who dials whom.
     pub(crate) fn links(self, nodes: usize) -> Vec<(usize, usize)> {
         match self {
-            Shape::Mesh => {
-                (0..nodes).flat_map(|a| (0..a).map(move |b| (a, b))).collect()
-            }
+            Shape::Mesh => (0..nodes).flat_map(|a| (0..a).map(move |b| (a, b))).collect(),
             Shape::Chain => (1..nodes).map(|a| (a, a - 1)).collect(),
             Shape::Star => (1..nodes).map(|a| (a, 0)).collect(),
         }

@@ -94,7 +94,9 @@ impl Kind {
             Kind::Blackhole | Kind::LineDown if !namespaces => Some("network namespaces (root)"),
             Kind::FullDisk | Kind::ReadOnly if !namespaces => Some("a small disk (root)"),
             Kind::Unreadable if !namespaces => Some("setpriv (root)"),
-            Kind::Starve if !namespaces || !Path::new(CPU_GROUP).join("cpu.cfs_quota_us").exists() => {
+            Kind::Starve
+                if !namespaces || !Path::new(CPU_GROUP).join("cpu.cfs_quota_us").exists() =>
+            {
                 Some("the cpu control group (root)")
             }
             Kind::WrongClock if !ground.has_wrong_clocks() => Some("libfaketime"),
@@ -132,17 +134,27 @@ enum Undo {
     Nothing,
     HealLinks,
     /// Cut and healed again and again, so often.
-    Flap { every: Duration, next: Instant, cut: bool },
-    Deliver { outgoing: bool },
+    Flap {
+        every: Duration,
+        next: Instant,
+        cut: bool,
+    },
+    Deliver {
+        outgoing: bool,
+    },
     LineUp,
     Start,
     Thaw,
     Feed,
-    ManyFiles { limit: Rlimit },
+    ManyFiles {
+        limit: Rlimit,
+    },
     RemoveFiller,
     Writable,
     PutRootBack,
-    Readable { dir: File },
+    Readable {
+        dir: File,
+    },
     SetClock,
 }
 
@@ -425,10 +437,14 @@ impl Nemesis {
                 let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
                 let few = Some(open + self.dice.below(4));
                 let process = raw(pid)?;
-                let limit = prlimit(Some(process), Resource::Nofile, Rlimit {
-                    current: few,
-                    maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
-                })?;
+                let limit = prlimit(
+                    Some(process),
+                    Resource::Nofile,
+                    Rlimit {
+                        current: few,
+                        maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
+                    },
+                )?;
                 Ok(Undo::ManyFiles { limit })
             }
         }
@@ -609,7 +625,8 @@ fn fill(filler: &Path, left: u64) -> Result<()> {
 fn open_all(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        let closed = entry.metadata().is_ok_and(|m| m.is_dir() && m.permissions().mode() & 0o700 == 0);
+        let closed =
+            entry.metadata().is_ok_and(|m| m.is_dir() && m.permissions().mode() & 0o700 == 0);
         if closed {
             let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o755));
         }

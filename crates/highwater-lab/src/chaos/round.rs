@@ -16,9 +16,7 @@ use super::client::{Client, Efforts, Gate};
 use super::ground::{Ground, Shape};
 use super::hands::Hands;
 use super::history::{Change, Content, History};
-use super::limits::{
-    DIALS_PER_SECOND_MAX, IDLE_BYTES_PER_SECOND_MAX, Sampler, Seen, share_state,
-};
+use super::limits::{DIALS_PER_SECOND_MAX, IDLE_BYTES_PER_SECOND_MAX, Sampler, Seen, share_state};
 use super::nemesis::Nemesis;
 use super::report::ChaosReport;
 use super::walker::{Readings, Walker};
@@ -71,8 +69,8 @@ impl Run {
         let mut dice = Dice::new(options.seed);
         let drawn = 3 + usize::try_from(dice.below(3))?;
         let nodes = options.nodes.unwrap_or(drawn);
-        let shape = [Shape::Mesh, Shape::Mesh, Shape::Chain, Shape::Star]
-            [usize::try_from(dice.below(4))?];
+        let shape =
+            [Shape::Mesh, Shape::Mesh, Shape::Chain, Shape::Star][usize::try_from(dice.below(4))?];
         let dir = match &options.keep {
             Some(dir) => dir.clone(),
             None => tempfile::Builder::new().prefix("highwater-chaos-").tempdir()?.keep(),
@@ -393,9 +391,9 @@ impl Run {
     /// What was found on disk that is the beginning of something that was written in place.
     fn pieces(&self, files: &Files) -> BTreeSet<Content> {
         let folder = self.ground.folder(0);
-        let unknown = files.iter().filter(|(path, content)| {
-            audit::is_live(path) && !self.history.is_known(**content)
-        });
+        let unknown = files
+            .iter()
+            .filter(|(path, content)| audit::is_live(path) && !self.history.is_known(**content));
         let read = |path: &String| fs::read(folder.join(path)).unwrap_or_default();
         unknown
             .filter(|(path, _)| self.history.is_piece(&read(path)))
@@ -441,11 +439,10 @@ impl Run {
             // The small disk goes with the run; what was on it is copied first.
             if let Some(node) = self.ground.on_small_disk() {
                 let copy = dir.join(format!("node{node}/volume-as-it-was"));
-                let _ = super::ground::run("cp", &[
-                    "-a",
-                    &self.ground.volume(node).to_string_lossy(),
-                    &copy.to_string_lossy(),
-                ]);
+                let _ = super::ground::run(
+                    "cp",
+                    &["-a", &self.ground.volume(node).to_string_lossy(), &copy.to_string_lossy()],
+                );
             }
             eprintln!("kept in {}; again: {}", dir.display(), self.report.replay);
         }
