@@ -287,7 +287,7 @@ fn standing(before: &Files, changes: &[Change]) -> BTreeSet<(String, Content)> {
     for (_, puts, change) in steps {
         match (puts, change.was, change.now) {
             (true, _, Some(now)) if change.sure => {
-                drop(standing.insert((change.path.clone(), now)))
+                standing.insert((change.path.clone(), now));
             }
             (false, Some(was), _) => {
                 for origin in origins(&change.path) {

@@ -217,7 +217,7 @@ impl Ground {
             );
         }
         let tamed = match self.names {
-            Some(_) => "setpriv --bounding-set=-dac_override,-dac_read_search ",
+            Some(_) => "setpriv --pdeathsig=KILL --bounding-set=-dac_override,-dac_read_search ",
             None => "",
         };
         let exe = exe.display();
