@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use highwater_core::{EntryKind, Mode};
-use highwater_folder::{Expect, Placed, ProblemKind, Scope};
+use highwater_folder::{Expect, Hint, Placed, ProblemKind, Scope};
 use tempfile::TempDir;
 
 use crate::share::{Share, gone, key, problems};
@@ -44,6 +44,7 @@ fn run_here(test: &str) {
     match test {
         "unreadable" => unreadable(),
         "closed_then_opened" => closed_then_opened(),
+        "without_files" => without_files(),
         _ => read_only(),
     }
 }
@@ -60,6 +61,11 @@ fn what_may_not_be_read_is_a_problem_and_never_a_deletion() {
 #[test]
 fn a_directory_that_is_opened_up_is_watched_from_then_on() {
     as_nobody("closed_then_opened");
+}
+
+#[test]
+fn a_tree_that_could_not_be_watched_for_want_of_files_is_watched_later() {
+    as_nobody("without_files");
 }
 
 #[test]
@@ -133,6 +139,26 @@ fn closed_then_opened() {
     watched.share.write("closed/b", "x");
     watched.share.write("closed/below/c", "x");
     watched.await_hints(&["closed/b", "closed/below/c"]);
+}
+
+/// The process had no open files left for a moment while a directory came up. It was taken for the
+/// kernel's limit of watches, and the directory was never watched: its changes waited for the next
+/// whole scan.
+#[test]
+#[ignore = "run as another user by the test above"]
+fn without_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let watched = watch(Share::new());
+    let before = getrlimit(Resource::Nofile);
+    let none = Rlimit { current: Some(0), ..before };
+    setrlimit(Resource::Nofile, none).expect("lowered");
+    std::fs::create_dir(watched.share.path("d")).expect("made");
+    watched.await_hint(|hint| matches!(hint, Hint::Degraded(_)));
+    setrlimit(Resource::Nofile, before).expect("raised again");
+    watched.await_hint(|hint| matches!(hint, Hint::Restored));
+    watched.await_hint(|hint| matches!(hint, Hint::Everything));
+    watched.share.write("d/new", "x");
+    watched.await_hints(&["d/new"]);
 }
 
 #[test]

@@ -29,6 +29,11 @@ pub(crate) fn watch(share: Share) -> Watched {
 }
 
 impl Watched {
+    /// Waits for one hint and passes over others.
+    pub(crate) fn await_hint(&self, wanted: impl Fn(&Hint) -> bool) {
+        while !wanted(&self.hints.recv_timeout(PATIENCE).expect("the hint comes")) {}
+    }
+
     /// Waits until all these paths were hinted at, themselves or by a directory above them.
     pub(crate) fn await_hints(&self, paths: &[&str]) -> BTreeSet<Key> {
         let mut left: BTreeSet<Key> = paths.iter().map(|path| key(path)).collect();

@@ -327,6 +327,7 @@ impl Actor {
             if let Some(Err(error)) = self.open.as_ref().map(|open| open.folder.verify()) {
                 self.fail(error.to_string());
             }
+            self.watch_again();
         }
         Ok(())
     }

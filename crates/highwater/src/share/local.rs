@@ -112,6 +112,11 @@ impl Actor {
                     note(&mut open.standing_problems, problem);
                 }
             }
+            Hint::Restored => {
+                if let Some(open) = &mut self.open {
+                    open.forget_watch_problems();
+                }
+            }
         }
     }
 
@@ -335,6 +340,31 @@ impl Actor {
         if let Err(error) = self.outside.watch(&open.rules, sender) {
             let kind = ProblemKind::WatchLimit;
             note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
+        open.watcher = None;
+        let on_hint = Box::new(move |hint| {
+            // The share has closed the folder when nobody listens.
+            let _ = sender.blocking_send(hint);
+        });
+        match Watcher::start(Arc::clone(&open.root), Arc::clone(&open.rules), on_hint) {
+            Ok(watcher) => {
+                open.watcher = Some(watcher);
+                open.forget_watch_problems();
+            }
+            Err(error) => {
+                let kind = ProblemKind::WatchLimit;
+                note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
+            }
+        }
+    }
+
+    /// A share without a watcher tries again to have one, and looks at what it missed.
+    pub(crate) fn watch_again(&mut self) {
+        let blind = |open: &Open| open.watcher.is_none();
+        if self.open.as_ref().is_some_and(blind) {
+            self.watch();
+            if !self.open.as_ref().is_some_and(blind) {
+                self.want_scan(Scope::Whole);
+            }
         }
     }
 
@@ -398,6 +428,10 @@ impl Open {
             }
         }
         Ok(if lost == 0 { 0 } else { lost + others })
+    }
+
+    fn forget_watch_problems(&mut self) {
+        self.standing_problems.retain(|_, problem| problem.kind != ProblemKind::WatchLimit);
     }
 
     /// What is about to be read again is judged again.
