@@ -24,12 +24,15 @@ use crate::cluster::SHARE;
 use crate::faults::Direction;
 use crate::node::Node;
 use crate::oracle::{self, Found, Tree};
+use crate::status::Status;
 use crate::tree::Dice;
 
-/// How long agreement may take at the least; a busy machine needs a part of it.
-const AGREE_BASE: Duration = Duration::from_secs(90);
-/// And for every byte on disk: a rate far below any disk's.
-const AGREE_BYTES_PER_SECOND: u64 = 2 * 1024 * 1024;
+/// How long nodes that have not agreed may go without any progress: no content, no entry, no
+/// position. A busy machine needs a part of it.
+const AGREE_PATIENCE: Duration = Duration::from_secs(90);
+/// How long agreement may take in all, however much comes in: a line of 1 MB/s carries every folder
+/// in half of it. Nodes that send the same to and fro for ever reach it.
+const AGREE_MAX: Duration = Duration::from_secs(600);
 /// How often agreement is looked for.
 const AGREE_INTERVAL: Duration = Duration::from_millis(200);
 /// How long nothing may be said once there is nothing to say.
@@ -224,7 +227,7 @@ impl Run {
         }
         self.ground.nodes[node].start()?;
         self.note_pids();
-        let held = |status: &crate::status::Status| {
+        let held = |status: &Status| {
             let share = status.share(SHARE);
             share.is_some_and(|share| share.problems.iter().any(|p| p.kind == "mass_delete"))
         };
@@ -263,20 +266,25 @@ impl Run {
         let folders: Vec<PathBuf> =
             (0..self.ground.nodes.len()).map(|node| self.ground.folder(node)).collect();
         let began = Instant::now();
-        let mut patience = AGREE_BASE;
+        let (mut moved, mut moved_at) = (0, began);
         loop {
-            let in_sync = |node: &Node| node.status().is_ok_and(|status| status.in_sync());
-            if self.ground.nodes.iter().all(in_sync) {
+            let statuses: Vec<_> =
+                self.ground.nodes.iter().filter_map(|node| node.status().ok()).collect();
+            let all = statuses.len() == self.ground.nodes.len();
+            if all && statuses.iter().all(Status::in_sync) {
                 let trees = folders.iter().map(|folder| oracle::read_tree(folder));
                 let trees = trees.collect::<Result<Vec<_>>>()?;
-                let bytes: u64 = trees.iter().flat_map(|tree| tree.values()).map(size_of).sum();
-                patience = AGREE_BASE + Duration::from_secs(bytes / AGREE_BYTES_PER_SECOND);
+                let in_sync = |node: &Node| node.status().is_ok_and(|status| status.in_sync());
                 let equal = trees.iter().all(|tree| *tree == trees[0]);
                 if equal && self.ground.nodes.iter().all(in_sync) {
                     return Ok(trees.into_iter().next().unwrap_or_default());
                 }
             }
-            if began.elapsed() > patience {
+            let moves = statuses.iter().map(moves).sum();
+            if moves != moved {
+                (moved, moved_at) = (moves, Instant::now());
+            }
+            if moved_at.elapsed() > AGREE_PATIENCE || began.elapsed() > AGREE_MAX {
                 return Err(self.disagreement(&folders));
             }
             thread::sleep(AGREE_INTERVAL);
@@ -460,11 +468,14 @@ impl Drop for Run {
     }
 }
 
-fn size_of(found: &Found) -> u64 {
-    match found {
-        Found::File { size, .. } => *size,
-        _ => 0,
-    }
+/// A number that grows with everything that a node gets done.
+fn moves(status: &Status) -> u64 {
+    let share = status.share(SHARE);
+    let positions = share.map_or(0, |share| {
+        share.head_seq + share.peers.iter().map(|peer| peer.pull.acked_seq).sum::<u64>()
+    });
+    let counters = &status.counters;
+    positions + counters.content_bytes_received + counters.entries_applied
 }
 
 /// Files and links of a tree.
