@@ -26,7 +26,6 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     links: Vec<(usize, usize, Proxy)>,
     dir: Option<TempDir>,
-    kept: PathBuf,
 }
 
 impl Cluster {
@@ -36,8 +35,7 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("highwater-").tempdir()?;
         let specs = names.iter().map(|name| NodeSpec::on_loopback(exe, name));
         let specs = specs.collect::<Result<Vec<_>>>()?;
-        let mut cluster =
-            Cluster { nodes: Vec::new(), links: Vec::new(), dir: Some(dir), kept: PathBuf::new() };
+        let mut cluster = Cluster { nodes: Vec::new(), links: Vec::new(), dir: Some(dir) };
         for spec in specs {
             cluster.add_node(spec)?;
         }
@@ -100,17 +98,7 @@ impl Cluster {
 
     /// Where everything lies.
     pub fn dir(&self) -> PathBuf {
-        self.dir.as_ref().map_or_else(|| self.kept.clone(), |dir| dir.path().to_owned())
-    }
-
-    /// Lets everything lie when the cluster is gone; where.
-    pub fn keep(&mut self) -> PathBuf {
-        let dir = self.dir();
-        if let Some(kept) = self.dir.take() {
-            // The nodes go on there until the cluster is dropped.
-            self.kept = kept.keep();
-        }
-        dir
+        self.dir.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default()
     }
 
     /// Stops every node and leaves everything where it lies; where that is.

@@ -337,32 +337,20 @@ impl Actor {
         let (sender, hints) = mpsc::channel(HINTS_MAX);
         // First the receiver: a watcher that waits for room in it could not be waited for.
         open.hints = hints;
-        if let Err(error) = self.outside.watch(&open.rules, sender) {
+        let watched = self.outside.watch(&open.rules, sender);
+        open.blind = watched.is_err();
+        open.forget_watch_problems();
+        if let Err(error) = watched {
             let kind = ProblemKind::WatchLimit;
             note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
-        open.watcher = None;
-        let on_hint = Box::new(move |hint| {
-            // The share has closed the folder when nobody listens.
-            let _ = sender.blocking_send(hint);
-        });
-        match Watcher::start(Arc::clone(&open.root), Arc::clone(&open.rules), on_hint) {
-            Ok(watcher) => {
-                open.watcher = Some(watcher);
-                open.forget_watch_problems();
-            }
-            Err(error) => {
-                let kind = ProblemKind::WatchLimit;
-                note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
-            }
         }
     }
 
     /// A share without a watcher tries again to have one, and looks at what it missed.
     pub(crate) fn watch_again(&mut self) {
-        let blind = |open: &Open| open.watcher.is_none();
-        if self.open.as_ref().is_some_and(blind) {
+        if self.open.as_ref().is_some_and(|open| open.blind) {
             self.watch();
-            if !self.open.as_ref().is_some_and(blind) {
+            if self.open.as_ref().is_some_and(|open| !open.blind) {
                 self.want_scan(Scope::Whole);
             }
         }
