@@ -2,12 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod conflicts;
 mod edits;
 mod folder;
 mod identity;
 mod restore;
 mod resume;
 mod scale;
+mod storms;
 mod topology;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use highwater_lab::cluster::{Cluster, SHARE};
 use highwater_lab::faults::{Direction, Faults};
 use highwater_lab::node::NodeSpec;
+use highwater_lab::oracle;
 use highwater_lab::status::Status;
 use highwater_lab::tree;
 use highwater_tests::{highwater, with_cluster};
@@ -102,6 +103,32 @@ fn another_peer_finishes_the_transfer_of_a_source_that_dies() {
         let resent = cluster.nodes[2].status()?.counters.content_bytes_resent;
         ensure!(resent <= 4 * MIB, "{resent} bytes were sent again");
         cluster.nodes[0].start()?;
+        cluster.wait_agreed(PATIENCE)
+    });
+}
+
+/// A file was saved as editors do: the old one became the backup, a new one took its name. The node
+/// in the middle copied the backup from the old file, and with the old file went the record of its
+/// chunks. Whoever asked the node in the middle for the backup heard that it had none.
+#[test]
+fn what_a_node_copied_within_its_share_can_be_fetched_from_it() {
+    const LARGER_THAN_SMALL: u64 = 300_000;
+    with_cluster(&["a", "middle", "c"], &[(1, 0), (2, 1)], |cluster| {
+        for number in 0..20 {
+            let path = cluster.folder(0).join(format!("f{number}"));
+            tree::write_file(&path, LARGER_THAN_SMALL, number)?;
+        }
+        for node in [0, 1] {
+            cluster.nodes[node].start()?;
+        }
+        oracle::wait_equal(&[cluster.folder(0), cluster.folder(1)], PATIENCE)?;
+        for number in 0..20 {
+            let path = cluster.folder(0).join(format!("f{number}"));
+            fs::rename(&path, path.with_extension("backup"))?;
+            fs::write(&path, format!("the new one, {number}"))?;
+        }
+        oracle::wait_equal(&[cluster.folder(0), cluster.folder(1)], PATIENCE)?;
+        cluster.nodes[2].start()?;
         cluster.wait_agreed(PATIENCE)
     });
 }

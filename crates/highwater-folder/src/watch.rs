@@ -11,8 +11,9 @@
 //! every [`QUIET_MAX`] if it never is. A file that was only created waits for its close.
 //!
 //! A new directory is watched first and hinted at as a whole then, so what was put into it before
-//! the watch began is found by the scan of it. When the kernel grants no more watches, the rest of
-//! the tree is left to the regular scans, and that is said.
+//! the watch began is found by the scan of it. So is one that could not be read until now. When the
+//! kernel grants no more watches or files, the rest of the tree is left to the regular scans, and
+//! that is said. All of the tree is tried again after [`RETRY_MIN`], and then less and less often.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::MaybeUninit;
@@ -45,6 +46,10 @@ pub const CREATED_WAIT: Duration = Duration::from_secs(1);
 /// Most dirty paths kept count of; beyond that their directories stand for them, and beyond that
 /// the whole share does.
 pub const DIRTY_MAX: usize = 4096;
+/// When a tree that could not be watched as a whole is tried again. Files run out for a moment.
+pub const RETRY_MIN: Duration = Duration::from_secs(5);
+/// The longest wait until then: watches run out for good, and each try walks the tree.
+pub const RETRY_MAX: Duration = Duration::from_secs(600);
 /// Room for a few hundred events in one read.
 const EVENT_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -59,6 +64,8 @@ pub enum Hint {
     RootGone,
     /// Not all of the share can be watched. Hints still come for the rest.
     Degraded(Problem),
+    /// All of the share is watched again. It has to be scanned, and that is hinted at too.
+    Restored,
 }
 
 /// Why a share cannot be watched. Scans find its changes all the same.
@@ -137,8 +144,14 @@ impl Loop {
             if let Some(problem) = self.tree.trouble.take() {
                 (self.on_hint)(Hint::Degraded(problem));
             }
-            if !wait(&self.tree.inotify, stop, self.dirty.deadline()) {
+            let retry = self.tree.retry.map(|retry| retry.at);
+            if !wait(&self.tree.inotify, stop, self.dirty.deadline().into_iter().chain(retry).min())
+            {
                 return;
+            }
+            if retry.is_some_and(|at| at <= Instant::now()) && self.tree.try_again() {
+                self.dirty.everything(Instant::now());
+                (self.on_hint)(Hint::Restored);
             }
             match self.read_events(&mut buffer) {
                 Next::GoOn => {}
@@ -222,9 +235,21 @@ struct WatchedTree {
     /// `None` is the root.
     dirs: HashMap<i32, Option<Key>>,
     numbers: BTreeMap<Key, i32>,
-    /// The watch limit was met: said once.
-    is_degraded: bool,
+    /// Not all could be watched, which was said once; when it is tried again.
+    retry: Option<Retry>,
     trouble: Option<Problem>,
+}
+
+#[derive(Clone, Copy)]
+struct Retry {
+    at: Instant,
+    wait: Duration,
+}
+
+impl Retry {
+    fn after(wait: Duration) -> Self {
+        Self { at: Instant::now() + wait, wait }
+    }
 }
 
 impl WatchedTree {
@@ -236,7 +261,7 @@ impl WatchedTree {
             inotify: Arc::new(inotify),
             dirs: HashMap::new(),
             numbers: BTreeMap::new(),
-            is_degraded: false,
+            retry: None,
             trouble: None,
         };
         let dir = tree.root.open_dir(None)?;
@@ -248,12 +273,27 @@ impl WatchedTree {
     fn start_over(&mut self) {
         match WatchedTree::new(Arc::clone(&self.root), Arc::clone(&self.rules)) {
             Ok(tree) => {
-                let is_degraded = self.is_degraded;
-                *self = WatchedTree { is_degraded, ..tree };
+                let retry = self.retry;
+                *self = WatchedTree { retry, ..tree };
                 self.watch(None);
             }
             Err(errno) => self.degrade(errno),
         }
+    }
+
+    /// Watches the whole tree anew, and takes that over if nothing is missing. Whether it did.
+    fn try_again(&mut self) -> bool {
+        let anew = WatchedTree::new(Arc::clone(&self.root), Arc::clone(&self.rules));
+        if let Ok(mut tree) = anew {
+            tree.watch(None);
+            if tree.retry.is_none() {
+                *self = tree;
+                return true;
+            }
+        }
+        let wait = self.retry.map_or(RETRY_MIN, |retry| retry.wait);
+        self.retry = Some(Retry::after((wait * 2).min(RETRY_MAX)));
+        false
     }
 
     /// Watches a directory and all those below it.
@@ -343,12 +383,13 @@ impl WatchedTree {
     }
 
     fn degrade(&mut self, errno: Errno) {
-        if std::mem::replace(&mut self.is_degraded, true) {
+        if self.retry.is_some() {
             return;
         }
+        self.retry = Some(Retry::after(RETRY_MIN));
         let message = format!(
             "cannot watch every directory ({errno}); changes there are found by regular scans \
-             only: raise fs.inotify.max_user_watches"
+             only, until there is room: raise fs.inotify.max_user_watches or the limit of open files"
         );
         self.trouble = Some(Problem::new("", ProblemKind::WatchLimit, message));
     }
@@ -367,6 +408,10 @@ impl WatchedTree {
             }
             if flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
                 self.unwatch(key);
+                self.watch(Some(key.clone()));
+            }
+            // It may have been closed to us, and so not watched, until now.
+            if flags.contains(ReadFlags::ATTRIB) && !self.numbers.contains_key(key) {
                 self.watch(Some(key.clone()));
             }
             return dirty.finished(key, now);

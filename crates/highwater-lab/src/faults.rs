@@ -124,6 +124,55 @@ pub struct EndAfter {
     pub bytes: u64,
     /// What happens then. `Silent` freezes this direction of that connection for good.
     pub kind: CutKind,
+    /// Whether to go on to the end of the TLS record that the byte lies in.
+    #[serde(default)]
+    pub at_record: bool,
+}
+
+/// Where a stream is within its TLS records: a header of five bytes that ends with the length of the
+/// body. It has to see the stream from its first byte.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Records {
+    header: [u8; Records::HEADER_BYTES],
+    /// Bytes of the header that have passed; 0 between two records.
+    headed: usize,
+    body_left: u64,
+}
+
+impl Records {
+    const HEADER_BYTES: usize = 5;
+
+    /// Notes what passes.
+    pub(crate) fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let taken = if self.headed < Self::HEADER_BYTES {
+                let taken = bytes.len().min(Self::HEADER_BYTES - self.headed);
+                self.header[self.headed..self.headed + taken].copy_from_slice(&bytes[..taken]);
+                self.headed += taken;
+                let [.., high, low] = self.header;
+                self.body_left = u64::from(u16::from_be_bytes([high, low]));
+                taken
+            } else {
+                let taken = bytes.len().min(usize::try_from(self.body_left).unwrap_or(usize::MAX));
+                self.body_left -= taken as u64;
+                taken
+            };
+            if self.headed == Self::HEADER_BYTES && self.body_left == 0 {
+                self.headed = 0;
+            }
+            bytes = &bytes[taken..];
+        }
+    }
+
+    /// How many bytes may pass at most before it is known whether a record has ended; 0 between
+    /// two records.
+    pub(crate) fn to_end(self) -> u64 {
+        match self.headed {
+            0 => 0,
+            Self::HEADER_BYTES => self.body_left,
+            headed => (Self::HEADER_BYTES - headed) as u64,
+        }
+    }
 }
 
 /// Longest time for which a bucket saves up unused rate. It bounds the burst after a pause, so that
@@ -164,12 +213,34 @@ mod tests {
     }
 
     #[test]
+    fn a_record_ends_where_its_header_says_however_it_is_cut_up() {
+        let stream = [&[23, 3, 3, 0, 4, 1, 2, 3, 4][..], &[23, 3, 3, 1, 0], &[0; 256]].concat();
+        for step in [1, 2, 7, 300] {
+            let (mut records, mut ends, mut passed) = (Records::default(), Vec::new(), 0);
+            while passed < stream.len() {
+                let most = usize::try_from(records.to_end()).expect("small");
+                let most = if most == 0 { step } else { step.min(most) };
+                let until = (passed + most.min(5)).min(stream.len());
+                records.pass(&stream[passed..until]);
+                passed = until;
+                if records.to_end() == 0 {
+                    ends.push(passed);
+                }
+            }
+            assert_eq!(ends, [9, 9 + 5 + 256], "{step}");
+        }
+    }
+
+    #[test]
     fn faults_are_written_as_json_with_only_what_differs() {
         let faults: Faults =
             serde_json::from_str(r#"{"delay_ms":20,"end_after":{"bytes":7,"kind":"reset"}}"#)
                 .expect("the example is valid");
         assert_eq!(faults.delay_ms, 20);
-        assert_eq!(faults.end_after, Some(EndAfter { bytes: 7, kind: CutKind::Reset }));
+        assert_eq!(
+            faults.end_after,
+            Some(EndAfter { bytes: 7, kind: CutKind::Reset, at_record: false })
+        );
         assert!(serde_json::from_str::<Faults>(r#"{"dealy_ms":20}"#).is_err());
     }
 }

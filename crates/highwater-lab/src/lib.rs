@@ -11,6 +11,8 @@
 //! - [`fuzz`]: inputs that nobody thought of, for everything that reads what comes from outside.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
 //! - [`crash`]: power cuts, deaths and failing disks, and what must hold after them.
+//! - [`cuts`]: one transfer after another, cut by the thousand.
+//! - [`chaos`]: nodes, clients and a nemesis for hours, with an auditor.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
 //! Nothing here is used by a node in service; `highwater-cli`, the tests and the benches use it.
@@ -18,8 +20,10 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod chaos;
 pub mod cluster;
 pub mod crash;
+pub mod cuts;
 pub mod demo;
 pub mod dice;
 pub mod faults;

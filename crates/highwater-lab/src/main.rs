@@ -14,11 +14,16 @@ use clap::{Parser, Subcommand};
 
 use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::crash::{self, CrashWork};
+use highwater_lab::chaos::{self, ChaosOptions};
+use highwater_lab::cuts::{self, CutOptions};
 use highwater_lab::demo::{self, DemoOptions};
 use highwater_lab::fuzz::{self, FuzzOptions};
 use highwater_lab::merge;
 use highwater_lab::script;
 use highwater_lab::simulate::{self, SimulateOptions};
+
+/// From this length on a run of chaos must have met every rare event.
+const RARE_FROM_MINUTES: u64 = 20;
 
 #[derive(Parser)]
 #[command(about = "Breaks and measures highwater nodes", version)]
@@ -115,6 +120,45 @@ enum Work {
         #[arg(long)]
         list: bool,
     },
+    /// Cuts a link inside transfers, again and again, in every way
+    Cuts {
+        /// The highwater program
+        #[arg(long, default_value = "target/release/highwater")]
+        exe: PathBuf,
+        /// How many cuts inside a transfer
+        #[arg(long, default_value_t = 60)]
+        count: u64,
+        /// What everything is drawn from
+        #[arg(long)]
+        seed: u64,
+        /// How many pairs of nodes work at once
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=8))]
+        pairs: u64,
+    },
+    /// Real nodes with clients at work and everything going wrong, audited round by round
+    Chaos {
+        /// The highwater program
+        #[arg(long, default_value = "target/release/highwater")]
+        exe: PathBuf,
+        /// What everything is drawn from
+        #[arg(long)]
+        seed: u64,
+        /// How long to go on
+        #[arg(long, default_value_t = 1)]
+        minutes: u64,
+        /// How many nodes; drawn from the seed if not said
+        #[arg(long, value_parser = clap::value_parser!(u8).range(3..=5))]
+        nodes: Option<u8>,
+        /// How long things go wrong before everything is healed and audited
+        #[arg(long, default_value_t = 40)]
+        storm_seconds: u64,
+        /// How many operations of a hundred are on paths that all clients share
+        #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(..=100))]
+        sharing: u64,
+        /// Where everything lies and is kept
+        #[arg(long)]
+        keep: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -160,6 +204,26 @@ fn run(work: Work) -> Result<bool> {
                 println!("{name:<16}{work}");
             }
             Ok(true)
+        }
+        Work::Cuts { exe, count, seed, pairs } => {
+            let report = cuts::run(&CutOptions { exe, count, seed, pairs })?;
+            println!("{}", serde_json::to_string_pretty(&report)?);
+            Ok(report.held())
+        }
+        Work::Chaos { exe, seed, minutes, nodes, storm_seconds, sharing, keep } => {
+            let options = ChaosOptions {
+                exe,
+                seed,
+                time: Duration::from_secs(minutes * 60),
+                nodes: nodes.map(usize::from),
+                storm: Duration::from_secs(storm_seconds),
+                sharing,
+                keep,
+                demand_rare: minutes >= RARE_FROM_MINUTES,
+            };
+            let report = chaos::run(&options)?;
+            println!("{}", serde_json::to_string_pretty(&report)?);
+            Ok(report.held())
         }
         Work::Bench { exe, only, contenders, runs, json, list: false } => {
             let options = BenchOptions { exe, only, contenders, runs: runs.into(), json };

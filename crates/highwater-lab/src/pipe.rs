@@ -17,7 +17,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::faults::{Bucket, CutKind, Direction, EndAfter, Faults, Flip};
+use crate::faults::{Bucket, CutKind, Direction, EndAfter, Faults, Flip, Records};
 use crate::proxy::{LinkState, Orders};
 use crate::record::Carried;
 
@@ -136,6 +136,7 @@ impl Pipe {
             bucket: Bucket::default(),
             began: Instant::now(),
             carried: 0,
+            records: Records::default(),
             limit: None,
             flip: Flip::Never,
         };
@@ -187,6 +188,7 @@ struct Writer<'a> {
     bucket: Bucket,
     began: Instant,
     carried: u64,
+    records: Records,
     /// The order to end, and the count of carried bytes at which it falls due.
     limit: Option<(EndAfter, u64)>,
     /// The last order to falsify, so that `Once` is carried out once.
@@ -214,6 +216,7 @@ impl Writer<'_> {
             let allowed = self.allowance(&faults).await?;
             let length = rest.len().min(slice_max(&faults)).min(allowed);
             let (slice, after) = rest.split_at_mut(length);
+            self.records.pass(slice);
             self.falsify(faults.flip, slice);
             self.pass_at_rate(&faults, length).await?;
             self.sink.write_all(slice).await.map_err(|_: io::Error| Ended::Reset)?;
@@ -232,6 +235,10 @@ impl Writer<'_> {
         let Some((order, limit)) = self.limit else { return Ok(usize::MAX) };
         if self.carried < limit {
             return Ok(usize::try_from(limit - self.carried).unwrap_or(usize::MAX));
+        }
+        let to_end = if order.at_record { self.records.to_end() } else { 0 };
+        if to_end > 0 {
+            return Ok(usize::try_from(to_end).unwrap_or(usize::MAX));
         }
         match order.kind {
             CutKind::Silent => std::future::pending().await,

@@ -127,7 +127,7 @@ fn a_reset_is_a_reset_and_a_close_is_a_close() {
 fn a_connection_ends_after_exactly_the_bytes_it_was_given() {
     for kind in [CutKind::Close, CutKind::Reset, CutKind::Silent] {
         let ends = Ends::new();
-        let end_after = Some(EndAfter { bytes: 70_000, kind });
+        let end_after = Some(EndAfter { bytes: 70_000, kind, at_record: false });
         ends.proxy.set(Direction::Forward, Faults { end_after, ..Faults::default() });
         let (mut client, mut server) = ends.connect();
         client.write_all(&[7; 100_000]).expect("it fits the buffers");

@@ -6,10 +6,11 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use highwater_core::{EntryKind, Mode};
-use highwater_folder::{Expect, Placed, ProblemKind, Scope};
+use highwater_folder::{Expect, Hint, Placed, ProblemKind, Scope};
 use tempfile::TempDir;
 
 use crate::share::{Share, gone, key, problems};
+use crate::watching::watch;
 
 /// The user that owns nothing, on every Linux.
 const NOBODY: u32 = 65534;
@@ -42,6 +43,8 @@ fn as_nobody(test: &str) {
 fn run_here(test: &str) {
     match test {
         "unreadable" => unreadable(),
+        "closed_then_opened" => closed_then_opened(),
+        "without_files" => without_files(),
         _ => read_only(),
     }
 }
@@ -53,6 +56,16 @@ fn chmod(share: &Share, path: &str, mode: u32) {
 #[test]
 fn what_may_not_be_read_is_a_problem_and_never_a_deletion() {
     as_nobody("unreadable");
+}
+
+#[test]
+fn a_directory_that_is_opened_up_is_watched_from_then_on() {
+    as_nobody("closed_then_opened");
+}
+
+#[test]
+fn a_tree_that_could_not_be_watched_for_want_of_files_is_watched_later() {
+    as_nobody("without_files");
 }
 
 #[test]
@@ -109,6 +122,43 @@ fn closed_during_a_scan(share: &mut Share) {
     assert_eq!(gone(&findings), [""; 0]);
     let paths: Vec<_> = problems(&findings).iter().map(|p| p.path.as_str()).collect();
     assert!(paths.contains(&"blind/a"), "{findings:?}");
+}
+
+/// A directory was closed when the watcher met it, as after a restart, and opened up later. It was
+/// scanned then, and never watched: what was changed in it afterwards waited for the next whole
+/// scan, an hour.
+#[test]
+#[ignore = "run as another user by the test above"]
+fn closed_then_opened() {
+    let share = Share::new();
+    share.write("closed/below/a", "x");
+    chmod(&share, "closed", 0o000);
+    let watched = watch(share);
+    chmod(&watched.share, "closed", 0o700);
+    watched.await_hints(&["closed"]);
+    watched.share.write("closed/b", "x");
+    watched.share.write("closed/below/c", "x");
+    watched.await_hints(&["closed/b", "closed/below/c"]);
+}
+
+/// The process had no open files left for a moment while a directory came up. It was taken for the
+/// kernel's limit of watches, and the directory was never watched: its changes waited for the next
+/// whole scan.
+#[test]
+#[ignore = "run as another user by the test above"]
+fn without_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let watched = watch(Share::new());
+    let before = getrlimit(Resource::Nofile);
+    let none = Rlimit { current: Some(0), ..before };
+    setrlimit(Resource::Nofile, none).expect("lowered");
+    std::fs::create_dir(watched.share.path("d")).expect("made");
+    watched.await_hint(|hint| matches!(hint, Hint::Degraded(_)));
+    setrlimit(Resource::Nofile, before).expect("raised again");
+    watched.await_hint(|hint| matches!(hint, Hint::Restored));
+    watched.await_hint(|hint| matches!(hint, Hint::Everything));
+    watched.share.write("d/new", "x");
+    watched.await_hints(&["d/new"]);
 }
 
 #[test]

@@ -14,13 +14,13 @@ use crate::share::{Share, key};
 /// Only a test that fails waits this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Watched {
-    share: Share,
+pub(crate) struct Watched {
+    pub(crate) share: Share,
     hints: Receiver<Hint>,
     watcher: Watcher,
 }
 
-fn watch(share: Share) -> Watched {
+pub(crate) fn watch(share: Share) -> Watched {
     let (send, hints) = channel();
     let rules = Arc::new(share.rules.clone());
     let on_hint = Box::new(move |hint| drop(send.send(hint)));
@@ -29,8 +29,13 @@ fn watch(share: Share) -> Watched {
 }
 
 impl Watched {
+    /// Waits for one hint and passes over others.
+    pub(crate) fn await_hint(&self, wanted: impl Fn(&Hint) -> bool) {
+        while !wanted(&self.hints.recv_timeout(PATIENCE).expect("the hint comes")) {}
+    }
+
     /// Waits until all these paths were hinted at, themselves or by a directory above them.
-    fn await_hints(&self, paths: &[&str]) -> BTreeSet<Key> {
+    pub(crate) fn await_hints(&self, paths: &[&str]) -> BTreeSet<Key> {
         let mut left: BTreeSet<Key> = paths.iter().map(|path| key(path)).collect();
         let mut hinted = BTreeSet::new();
         while !left.is_empty() {

@@ -1,7 +1,9 @@
 //! Stages contents that stand elsewhere in the share: renames and copies move nothing over the
 //! network.
 
-use highwater_core::{ContentHash, Key};
+use std::sync::Arc;
+
+use highwater_core::{ContentHash, Key, Manifest};
 use highwater_folder::{ContentFile, StageFile, read_content};
 
 use super::{FetchError, Fetched, Ground, Staged};
@@ -50,28 +52,40 @@ fn stage(ground: &Ground, copy: &Copy) -> Result<Staged, FetchError> {
     let slot = ground.slots.next();
     let stage = ground.root.stage();
     let file = stage.create(&slot, copy.size)?;
-    if let Some(from) = &copy.from {
-        let copied = ground
+    let copied = match &copy.from {
+        None => Ok(None),
+        Some(from) => ground
             .root
             .open_content(from)
             .map_err(|_| FetchError::SourceChanged)
-            .and_then(|source| copy_verified(&source, &file, copy));
-        if let Err(why) = copied {
+            .and_then(|source| copy_verified(&source, &file, copy)),
+    };
+    match copied {
+        // The manifest goes along: the one on record may go with the file that was copied from.
+        Ok(manifest) => {
+            let manifest = manifest.map(Arc::new);
+            Ok(Staged { content: copy.content, slot, manifest, transfer: None })
+        }
+        Err(why) => {
             // A slot that is left behind is cleared away at the next start.
             let _ = stage.remove(&slot);
-            return Err(why);
+            Err(why)
         }
     }
-    Ok(Staged { content: copy.content, slot, manifest: None, transfer: None })
 }
 
-fn copy_verified(source: &ContentFile, file: &StageFile, copy: &Copy) -> Result<(), FetchError> {
+/// Copies, and answers with the manifest of what is large enough to have one.
+fn copy_verified(
+    source: &ContentFile,
+    file: &StageFile,
+    copy: &Copy,
+) -> Result<Option<Manifest>, FetchError> {
     file.copy_from(source, 0, 0, copy.size).map_err(|error| match error {
         highwater_folder::StageError::SourceShrunk(_) => FetchError::SourceChanged,
         other => other.into(),
     })?;
     match read_content(file.file(), copy.size) {
-        Ok((found, _)) if found == copy.content => Ok(()),
+        Ok((found, manifest)) if found == copy.content => Ok(manifest),
         Ok(_) => Err(FetchError::SourceChanged),
         Err(error) => Err(FetchError::Local(error.to_string())),
     }

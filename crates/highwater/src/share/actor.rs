@@ -85,6 +85,8 @@ pub(crate) struct Open {
     /// Contents that were verified lately.
     pub(crate) verified: BTreeMap<ContentHash, Instant>,
     pub(crate) hints: mpsc::Receiver<Hint>,
+    /// Whether there is no watcher that could hint at anything.
+    pub(crate) blind: bool,
     /// What the last whole scan could not sync.
     pub(crate) scan_problems: BTreeMap<String, Problem>,
     /// What stays true until something else changes.
@@ -328,6 +330,7 @@ impl Actor {
             if let Some(Err(error)) = self.open.as_ref().map(|open| open.folder.verify()) {
                 self.fail(error.to_string());
             }
+            self.watch_again();
         }
         Ok(())
     }

@@ -79,6 +79,7 @@ impl Actor {
             placed_meanwhile: BTreeSet::new(),
             verified: BTreeMap::new(),
             hints: mpsc::channel(HINTS_MAX).1,
+            blind: true,
             scan_problems: BTreeMap::new(),
             standing_problems,
             local_changes: BTreeMap::new(),

@@ -112,6 +112,11 @@ impl Actor {
                     note(&mut open.standing_problems, problem);
                 }
             }
+            Hint::Restored => {
+                if let Some(open) = &mut self.open {
+                    open.forget_watch_problems();
+                }
+            }
         }
     }
 
@@ -332,9 +337,22 @@ impl Actor {
         let (sender, hints) = mpsc::channel(HINTS_MAX);
         // First the receiver: a watcher that waits for room in it could not be waited for.
         open.hints = hints;
-        if let Err(error) = self.outside.watch(&open.rules, sender) {
+        let watched = self.outside.watch(&open.rules, sender);
+        open.blind = watched.is_err();
+        open.forget_watch_problems();
+        if let Err(error) = watched {
             let kind = ProblemKind::WatchLimit;
             note(&mut open.standing_problems, Problem::new("", kind, error.to_string()));
+        }
+    }
+
+    /// A share without a watcher tries again to have one, and looks at what it missed.
+    pub(crate) fn watch_again(&mut self) {
+        if self.open.as_ref().is_some_and(|open| open.blind) {
+            self.watch();
+            if self.open.as_ref().is_some_and(|open| !open.blind) {
+                self.want_scan(Scope::Whole);
+            }
         }
     }
 
@@ -398,6 +416,10 @@ impl Open {
             }
         }
         Ok(if lost == 0 { 0 } else { lost + others })
+    }
+
+    fn forget_watch_problems(&mut self) {
+        self.standing_problems.retain(|_, problem| problem.kind != ProblemKind::WatchLimit);
     }
 
     /// What is about to be read again is judged again.
