@@ -24,6 +24,8 @@ pub(crate) const ACTIVE_MAX: usize = 4096;
 const TOMBSTONES_MAX: usize = 512;
 /// Copies that go to the copying task together.
 const COPIES_MAX: usize = 256;
+/// How often every connected peer is asked, every [`LATER`], before a content is given up.
+const IN_VAIN_MAX: u32 = 8;
 /// What people are told of a state whose content is gone.
 const LOST_CONTENT: &str = "a peer announced this, and no peer has its content any more: it was \
     replaced or lost before it was sent; what stood here before stays, write it anew to settle it";
@@ -50,9 +52,11 @@ pub(crate) struct Work {
     deferred: BTreeMap<Key, Instant>,
     /// Those of the deferred that no connected peer has the content of.
     unavailable: BTreeSet<Key>,
-    /// What cannot be had: every peer is connected, and none has the content. Held, and asked for
-    /// again when somebody connects.
+    /// What cannot be had: every peer is connected, and none has had the content for a while. Held,
+    /// and asked for again when somebody connects and after each whole scan.
     unattainable: BTreeSet<Key>,
+    /// How often every peer was asked for it in vain.
+    in_vain: BTreeMap<Key, u32>,
     /// There is more in the store than is at work.
     pub(crate) more: bool,
     /// The disk is full: nothing that needs room is begun before then.
@@ -77,6 +81,7 @@ impl Work {
             deferred: BTreeMap::new(),
             unavailable: BTreeSet::new(),
             unattainable: BTreeSet::new(),
+            in_vain: BTreeMap::new(),
             more: true,
             full_until: None,
             jobs: Vec::new(),
@@ -108,6 +113,14 @@ impl Work {
     /// Whether another turn can do something though nothing happens.
     pub(crate) fn can_go_on(&self) -> bool {
         self.progress
+    }
+
+    /// Every peer was asked, and none has it now. Whether that is to be believed: a file that is
+    /// just being written is not sent either.
+    fn asked_in_vain(&mut self, key: &Key) -> bool {
+        let times = self.in_vain.entry(key.clone()).or_default();
+        *times = times.saturating_add(1);
+        *times >= IN_VAIN_MAX
     }
 
     fn ask_again(&mut self) {
@@ -145,6 +158,7 @@ impl Work {
     fn drop_key(&mut self, key: &Key) {
         self.deferred.remove(key);
         self.unavailable.remove(key);
+        self.in_vain.remove(key);
         self.ready_deletes.remove(key);
         if let Some(content) = self.active.remove(key)
             && let Some(keys) = self.waiting.get_mut(&content)
@@ -376,7 +390,7 @@ impl Open {
                     self.work.defer(key, Duration::ZERO);
                     continue;
                 }
-                FetchError::Unavailable if all_asked => {
+                FetchError::Unavailable if all_asked && self.work.asked_in_vain(&key) => {
                     self.give_up(key)?;
                     continue;
                 }
@@ -405,12 +419,13 @@ impl Open {
         Ok(())
     }
 
-    /// There is another peer to ask: what nobody had is asked for again at once.
+    /// There is somebody to ask: what nobody had is asked for again at once.
     pub(crate) fn ask_again(&mut self, mode: ShareMode) -> Result<(), StoreError> {
         self.work.ask_again();
         let policy = FolderPolicy { rules: &self.rules, mode };
         for key in std::mem::take(&mut self.work.unattainable) {
             self.replica.want_again(&key, &policy)?;
+            self.work.defer(key, Duration::ZERO);
         }
         Ok(())
     }

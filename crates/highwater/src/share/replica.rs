@@ -584,7 +584,8 @@ impl Replica {
     /// Holds what cannot be had, until [`Replica::want_again`].
     pub(crate) fn hold(&mut self, key: &Key) -> Result<(), StoreError> {
         if let Some((WantClass::Live, want)) = self.want(key)? {
-            self.reclassify(WantClass::Live, want, WantClass::Held);
+            self.unwant(WantClass::Live, &want.entry);
+            self.record_want(WantClass::Held, want.entry, want.learned_from);
         }
         Ok(())
     }
@@ -594,7 +595,8 @@ impl Replica {
         if let Some((WantClass::Held, want)) = self.want(key)?
             && !policy.keeps_out(&want.entry)
         {
-            self.reclassify(WantClass::Held, want, WantClass::Live);
+            self.unwant(WantClass::Held, &want.entry);
+            self.record_want(WantClass::Live, want.entry, want.learned_from);
         }
         Ok(())
     }

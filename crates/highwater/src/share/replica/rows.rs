@@ -63,9 +63,19 @@ impl Replica {
     }
 
     pub(super) fn put_want(&mut self, class: WantClass, entry: Entry, learned_from: Option<Actor>) {
+        self.new_wants.push(entry.key.clone());
+        self.record_want(class, entry, learned_from);
+    }
+
+    /// As [`Replica::put_want`], of what was wanted before.
+    pub(super) fn record_want(
+        &mut self,
+        class: WantClass,
+        entry: Entry,
+        learned_from: Option<Actor>,
+    ) {
         self.count_want(class, &entry, 1);
         self.touched_wants.insert(entry.key.clone());
-        self.new_wants.push(entry.key.clone());
         self.pending.put_want(self.number(), class, &WantRow { entry, learned_from });
     }
 
