@@ -196,7 +196,10 @@ impl World {
             self.judge.count("mass deletes held back", 1);
             let (answer, _) = tokio::sync::oneshot::channel();
             let command = match self.habits.careless {
-                true => Command::Revert(answer),
+                true => {
+                    self.judge.history_broken = true;
+                    Command::Revert(answer)
+                }
                 false => Command::Confirm(answer),
             };
             self.take_turn(node, Turn::Event(Event::Command(command)), false);

@@ -187,7 +187,9 @@ impl Open {
         }
         let done = |placed: &Placed| matches!(placed, Placed::Done { .. } | Placed::Gone);
         let done = placed.iter().filter(|(_, placed)| done(placed));
-        let keys: Vec<Key> = done.map(|(step, _)| step.want.entry.key.clone()).collect();
+        let mut keys: Vec<Key> = done.map(|(step, _)| step.want.entry.key.clone()).collect();
+        // Among what is to be looked at are directories that had to be made on the way.
+        keys.extend(after.look_at.iter().cloned());
         self.folder.settle_dirs(&keys)?;
         self.folder.settle_metadata(&changed_in_place(&placed))?;
         Ok(self.record(placed, after))

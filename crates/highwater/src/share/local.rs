@@ -196,9 +196,6 @@ impl Actor {
             self.scanned_at = Some(self.outside.now());
             self.believe_gone()?;
             self.tell_copies_apart();
-            if let Some(open) = &mut self.open {
-                open.ask_again(self.config.mode)?;
-            }
             if !self.ready {
                 self.ready = true;
                 if let Some(open) = &mut self.open {

@@ -53,7 +53,7 @@ pub(crate) struct Work {
     /// Those of the deferred that no connected peer has the content of.
     unavailable: BTreeSet<Key>,
     /// What cannot be had: every peer is connected, and none has had the content for a while. Held,
-    /// and asked for again when somebody connects and after each whole scan.
+    /// and asked for again when somebody connects.
     unattainable: BTreeSet<Key>,
     /// How often every peer was asked for it in vain.
     in_vain: BTreeMap<Key, u32>,
@@ -419,7 +419,7 @@ impl Open {
         Ok(())
     }
 
-    /// There is somebody to ask: what nobody had is asked for again at once.
+    /// There is another peer to ask: what nobody had is asked for again at once.
     pub(crate) fn ask_again(&mut self, mode: ShareMode) -> Result<(), StoreError> {
         self.work.ask_again();
         let policy = FolderPolicy { rules: &self.rules, mode };

@@ -115,6 +115,8 @@ impl World {
         if self.nodes[node].life.is_none() {
             return;
         }
+        // Nobody was promised what users did not sync.
+        self.judge.history_broken |= node == 0 && self.habits.careless;
         let promises = self.promises_of(node);
         let (before, placed) =
             (self.nodes[node].contents(), self.nodes[node].folder.disk().placed());
@@ -142,6 +144,10 @@ impl World {
         let linked = self.nodes.iter().enumerate().filter_map(|(number, peer)| {
             let life = peer.life.as_ref()?;
             let link = life.actor.links.get(&id)?;
+            // What an earlier store promised, that one took with it.
+            self.wires.iter().find(|wire| {
+                wire.carries(link.source.id) && wire.joins(node, self.nodes[node].lives)
+            })?;
             let open = life.actor.open.as_ref()?;
             let told = link.outlet.as_ref().map(|outlet| (open.replica.epoch(), outlet.acked));
             let took = link.theirs.as_ref().map(|theirs| (theirs.pulled.epoch, theirs.pulled.seq));
@@ -321,7 +327,7 @@ fn apply(disk: &mut Disk, deed: &Deed, content: ContentHash, wall: u64) -> Optio
         Deed::ChangeMode { name, mode: bits } => {
             let bits = if disk.is_dir(NAMES[name]) { bits | 0o700 } else { bits };
             disk.get(NAMES[name])?;
-            disk.set_mode(NAMES[name], mode(bits), wall);
+            disk.change_mode(NAMES[name], mode(bits), wall);
             Some(vec![NAMES[name].to_owned()])
         }
     }

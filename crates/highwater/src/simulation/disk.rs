@@ -215,6 +215,14 @@ impl Disk {
         self.rename(change);
     }
 
+    /// A user changes the mode of what stands there.
+    pub(super) fn change_mode(&mut self, path: &str, new: Mode, wall: u64) {
+        self.set_mode(path, new, wall);
+        if let Some(inode) = self.names.get(path).and_then(|ino| self.inodes.get_mut(ino)) {
+            inode.placed = false;
+        }
+    }
+
     pub(super) fn set_mode(&mut self, path: &str, new: Mode, wall: u64) {
         let ctime = self.tick(wall);
         let Some(inode) = self.names.get(path).and_then(|ino| self.inodes.get_mut(ino)) else {
@@ -405,6 +413,10 @@ impl Disk {
             }
             (None, whole) => whole.clone(),
         };
+        if torn == inode.thing {
+            inode.durable = Some(torn);
+            return false;
+        }
         inode.thing = torn.clone();
         inode.durable = Some(torn);
         if inode.placed && !name.starts_with(".highwater") {

