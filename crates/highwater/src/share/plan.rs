@@ -31,6 +31,10 @@ const LOST_CONTENT: &str = "a peer announced this, and no peer has its content a
 pub(crate) const SOON: Duration = Duration::from_millis(50);
 pub(crate) const LATER: Duration = Duration::from_secs(5);
 
+/// How often in a row all peers must lack a content before it is not waited for any more: with
+/// [`LATER`] between, long enough for a file that is just being replaced, or a line that is slow.
+const MISSED_MAX: u32 = 4;
+
 /// What is being worked on.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -53,6 +57,9 @@ pub(crate) struct Work {
     /// What cannot be had: every peer is connected, and none has the content. Held, and asked for
     /// again when somebody connects.
     unattainable: BTreeSet<Key>,
+    /// How often in a row nobody had a key's content. A peer may be just replacing the file, be too
+    /// slow to answer, or not have told everything yet.
+    missed: BTreeMap<Key, u32>,
     /// There is more in the store than is at work.
     pub(crate) more: bool,
     /// The disk is full: nothing that needs room is begun before then.
@@ -77,6 +84,7 @@ impl Work {
             deferred: BTreeMap::new(),
             unavailable: BTreeSet::new(),
             unattainable: BTreeSet::new(),
+            missed: BTreeMap::new(),
             more: true,
             full_until: None,
             jobs: Vec::new(),
@@ -122,6 +130,13 @@ impl Work {
         self.not_here.remove(content);
     }
 
+    /// Notes that nobody had a key's content; whether that is so for good.
+    fn misses(&mut self, key: &Key) -> bool {
+        let missed = self.missed.entry(key.clone()).or_insert(0);
+        *missed += 1;
+        *missed >= MISSED_MAX
+    }
+
     fn busy_with(&self, key: &Key) -> bool {
         self.active.contains_key(key)
             || self.ready.contains_key(key)
@@ -144,6 +159,7 @@ impl Work {
     /// The key's state was superseded: whatever was under way for it is not wanted for it.
     fn drop_key(&mut self, key: &Key) {
         self.deferred.remove(key);
+        self.missed.remove(key);
         self.unavailable.remove(key);
         self.ready_deletes.remove(key);
         if let Some(content) = self.active.remove(key)
@@ -376,7 +392,7 @@ impl Open {
                     self.work.defer(key, Duration::ZERO);
                     continue;
                 }
-                FetchError::Unavailable if all_asked => {
+                FetchError::Unavailable if all_asked && self.work.misses(&key) => {
                     self.give_up(key)?;
                     continue;
                 }
