@@ -487,6 +487,14 @@ impl Replica {
     ) -> Result<(), StoreError> {
         let want = self.want(&theirs.key)?;
         let copy = match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs) {
+            // What was given up because nobody had it: somebody has it now.
+            Merge::Known
+                if learned_from.is_some()
+                    && want.as_ref().is_some_and(|(_, w)| w.entry == theirs) =>
+            {
+                self.new_wants.push(theirs.key.clone());
+                return self.want_again(&theirs.key, policy);
+            }
             Merge::Known => return Ok(()),
             Merge::Take => None,
             Merge::Both(both) if both.winner == Side::Ours => {
