@@ -13,8 +13,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use highwater_lab::bench::{self, BenchOptions};
-use highwater_lab::crash::{self, CrashWork};
 use highwater_lab::chaos::{self, ChaosOptions};
+use highwater_lab::crash::{self, CrashWork};
 use highwater_lab::cuts::{self, CutOptions};
 use highwater_lab::demo::{self, DemoOptions};
 use highwater_lab::fuzz::{self, FuzzOptions};
