@@ -140,11 +140,11 @@ fn make_scan(
 
 /// The findings, with what changed made durable.
 fn settled(root: &Root, found: Vec<Finding>) -> ScanEvent {
-    let changed = |finding| match finding {
-        &Finding::Changed(ref seen) => Some(&seen.key),
+    let changed = found.iter().filter_map(|finding| match finding {
+        Finding::Changed(seen) => Some(&seen.key),
         _ => None,
-    };
-    let changed: BTreeSet<&Key> = found.iter().filter_map(changed).collect();
+    });
+    let changed: BTreeSet<&Key> = changed.collect();
     match root.settle_found(&changed) {
         Ok(()) => ScanEvent::Found(found),
         Err(error) => ScanEvent::NotDurable(error),
