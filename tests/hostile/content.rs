@@ -73,7 +73,7 @@ fn lie(
 ) -> Result<()> {
     let mut epoch = EPOCH;
     epoch[..8].copy_from_slice(&hash(what.as_bytes())[..8]);
-    stage.attack(what, Effect::Nothing, |stage| {
+    stage.attack(what, Effect::Log, |stage| {
         let (mut peer, _) = stage.sharing(epoch, 1)?;
         let kind = frames::file(size, &content, 0o644, frames::mtime(0, 0));
         let entry =
@@ -283,7 +283,7 @@ fn lie_and_flood(
         ensure!(!stage.cluster.folder(0).join("flood").exists(), "a lie is in the folder");
         Ok(())
     })?;
-    stage.attack(&format!("{what}, taken back"), Effect::Nothing, |stage| {
+    stage.attack(&format!("{what}, taken back"), Effect::Log, |stage| {
         epoch[15] += 1;
         let (mut peer, _) = stage.sharing(epoch, 1)?;
         let gone = Entry::tombstone("flood").version(&[(actor, 2)]);

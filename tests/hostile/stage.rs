@@ -41,6 +41,8 @@ pub(crate) struct Stage<'a> {
 pub(crate) enum Effect {
     /// Neither the folder nor the log.
     Nothing,
+    /// The log alone: something was taken back that never came to be.
+    Log,
     /// Both, within what the protocol allows a peer; the case itself says what.
     Entries,
 }
@@ -162,10 +164,12 @@ impl Stage<'_> {
         ensure!(growth < GROWTH_MAX, "the victim grew by {growth} bytes");
         let canary = oracle::differences(&before.canary, &oracle::read_tree(&self.canary)?);
         ensure!(canary.is_empty(), "outside of the share: {canary:?}");
-        if effect == Effect::Nothing {
+        if effect != Effect::Entries {
             let tree = oracle::read_tree(&self.cluster.folder(0))?;
             let changed = oracle::differences(&before.tree, &tree);
             ensure!(changed.is_empty(), "in the share: {changed:?}");
+        }
+        if effect == Effect::Nothing {
             let head = self.share()?.head_seq;
             ensure!(head == before.head, "the log went from {} to {head}", before.head);
         }

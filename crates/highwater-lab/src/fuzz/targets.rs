@@ -205,7 +205,8 @@ fn copies(input: &[u8]) -> Made {
     assert!(known || of.is_none(), "it is the copy of something and no copy");
     let Some(copy) = conflict_key(&lost) else { return accepted((known, false)) };
     assert!(is_conflict_key(&copy), "{copy} is not known for a copy");
-    assert_eq!(copy.parent(), key.parent(), "a copy lies beside what it lost to");
+    let above = copy.parent().is_none_or(|dir| key.is_inside(&dir));
+    assert!(above, "a copy lies beside what it lost to, or above it");
     assert_ne!(copy, key, "a copy takes the place of what it lost to");
     let clipped = copy.name().len() == COMPONENT_BYTES_MAX || copy.as_str().len() == KEY_BYTES_MAX;
     accepted((known, of.is_some(), clipped, conflict_of(&copy) == Some(key)))

@@ -118,17 +118,18 @@ impl Call {
 
     /// Sends bytes without any framing, waiting for room.
     pub fn say_raw(&mut self, bytes: &[u8]) -> Result<()> {
-        step("sending", async {
-            let mut rest = Bytes::copy_from_slice(bytes);
-            while !rest.is_empty() {
-                self.outgoing.reserve_capacity(rest.len());
-                let room = poll_fn(|cx| self.outgoing.poll_capacity(cx)).await;
-                let room = room.context("the stream is closed")??;
-                let now = rest.split_to(room.min(rest.len()));
-                self.outgoing.send_data(now, false)?;
-            }
-            Ok(())
-        })
+        step("sending", self.send(Bytes::copy_from_slice(bytes)))
+    }
+
+    async fn send(&mut self, mut rest: Bytes) -> Result<()> {
+        while !rest.is_empty() {
+            self.outgoing.reserve_capacity(rest.len());
+            let room = poll_fn(|cx| self.outgoing.poll_capacity(cx)).await;
+            let room = room.context("the stream is closed")??;
+            let now = rest.split_to(room.min(rest.len()));
+            self.outgoing.send_data(now, false)?;
+        }
+        Ok(())
     }
 
     /// Ends this side's stream.
@@ -320,7 +321,7 @@ impl Peer {
             match self.control.hear()? {
                 Heard::Message(message) => match found(&message)? {
                     Some(held) => return Ok(held),
-                    None => self.keep(message)?,
+                    None => step("answering", self.keep(message))?,
                 },
                 other => bail!("waiting for the control message {body}: {other:?}"),
             }
@@ -330,24 +331,37 @@ impl Peer {
 
     /// Keeps a message for later, and answers it if it is a probe: whoever is silent for 12 s is
     /// taken for dead.
-    fn keep(&mut self, message: Vec<u8>) -> Result<()> {
+    async fn keep(&mut self, message: Vec<u8>) -> Result<()> {
         let fields = proto::read(&message)?;
         if fields.iter().any(|(number, _)| *number == 7) {
             let ping = proto::read(proto::bytes(&fields, 7))?;
+            let pong = frames::pong(proto::number(&ping, 1));
+            let pong = framed(0, pong.encoded().len() as u64, pong.encoded());
             // A link that is just being closed takes no answer.
-            let _ = self.control.say(&frames::pong(proto::number(&ping, 1)));
+            let _ = self.control.send(pong.into()).await;
             return Ok(());
         }
         self.unread.push_back(message);
         Ok(())
     }
 
-    /// The next message on the content stream.
+    /// The next message on the content stream. Probes are answered meanwhile.
     pub fn content_message(&mut self) -> Result<Vec<u8>> {
-        match self.content.hear()? {
-            Heard::Message(message) => Ok(message),
-            other => bail!("waiting for content: {other:?}"),
-        }
+        step("waiting for content", async {
+            loop {
+                let heard = tokio::select! {
+                    heard = self.content.next() => match heard {
+                        Heard::Message(message) => return Ok(message),
+                        other => bail!("waiting for content: {other:?}"),
+                    },
+                    heard = self.control.next() => heard,
+                };
+                match heard {
+                    Heard::Message(message) => self.keep(message).await?,
+                    other => bail!("waiting for content: {other:?}"),
+                }
+            }
+        })
     }
 
     /// Listens until the victim has ended the link, and how it did.
