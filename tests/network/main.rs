@@ -38,61 +38,79 @@ fn play(seed: u64, homes: &Homes) -> Outcome {
 fn seeds() -> Vec<Range<u64>> {
     if let Ok(asked) = std::env::var("NETWORK_SEEDS") {
         let (from, to) = asked.split_once("..").expect("A..B");
-        return vec![from.parse().expect("a seed")..to.parse().expect("a seed")];
+        let asked = from.parse().expect("a seed")..to.parse().expect("a seed");
+        return std::iter::once(asked).collect();
     }
     let fresh = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     vec![0..SEEDS / 2, fresh..fresh + SEEDS / 2]
 }
 
-/// What all worlds of a run came to.
+/// What the worlds of some seeds came to.
 #[derive(Default)]
 struct Sum {
-    worlds: u64,
-    broken: u64,
+    broken: usize,
     links: usize,
     messages: u64,
     waits_ms: Vec<u64>,
+    failed: Vec<u64>,
+}
+
+impl Sum {
+    /// Plays all of `seeds`.
+    fn of(seeds: Range<u64>, homes: &Homes) -> Self {
+        let mut sum = Self::default();
+        for seed in seeds {
+            let outcome = play(seed, homes);
+            if !outcome.violations.is_empty() {
+                tell(seed, &outcome);
+                sum.failed.push(seed);
+            }
+            if seed % TWICE_ONE_IN == 0 {
+                assert_eq!(outcome.told, play(seed, homes).told, "seed {seed} differs from itself");
+            }
+            sum.broken += usize::from(outcome.broke);
+            sum.links += outcome.links;
+            sum.messages += outcome.messages;
+            sum.waits_ms.push(outcome.linked_after_ms);
+        }
+        sum
+    }
+
+    fn add(&mut self, other: Self) {
+        self.broken += other.broken;
+        self.links += other.links;
+        self.messages += other.messages;
+        self.waits_ms.extend(other.waits_ms);
+        self.failed.extend(other.failed);
+    }
 }
 
 #[test]
 fn whatever_breaks_every_pair_is_linked_again_and_streams_stay_whole() {
     let homes = Homes::new(NODES_MAX);
     let mut sum = Sum::default();
-    let mut failed = Vec::new();
-    for range in seeds() {
-        println!("NETWORK_SEEDS={}..{}", range.start, range.end);
-        for seed in range {
-            let outcome = play(seed, &homes);
-            if !outcome.violations.is_empty() {
-                tell(seed, &outcome);
-                failed.push(seed);
-            }
-            if seed % TWICE_ONE_IN == 0 {
-                assert_eq!(
-                    outcome.told,
-                    play(seed, &homes).told,
-                    "seed {seed} differs from itself"
-                );
-            }
-            sum.worlds += 1;
-            sum.broken += u64::from(outcome.broke);
-            sum.links += outcome.links;
-            sum.messages += outcome.messages;
-            sum.waits_ms.push(outcome.linked_after_ms);
+    std::thread::scope(|threads| {
+        let play = |range: Range<u64>| {
+            println!("NETWORK_SEEDS={}..{}", range.start, range.end);
+            threads.spawn(|| Sum::of(range, &homes))
+        };
+        for thread in seeds().into_iter().map(play).collect::<Vec<_>>() {
+            sum.add(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-    }
+    });
     sum.waits_ms.sort_unstable();
-    let (worlds, half) = (sum.worlds, sum.waits_ms.len() / 2);
+    let worlds = sum.waits_ms.len();
     println!(
         "{worlds} worlds, {} with a broken link, {} ends of links, {} messages; linked after {} ms \
-         (median), {} ms (longest); failed: {failed:?}",
+         (median), {} ms (longest); failed: {:?}",
         sum.broken,
         sum.links,
         sum.messages,
-        sum.waits_ms[half],
-        sum.waits_ms[sum.waits_ms.len() - 1]
+        sum.waits_ms[worlds / 2],
+        sum.waits_ms[worlds - 1],
+        sum.failed
     );
-    assert!(failed.is_empty(), "{failed:?}");
+    assert!(sum.failed.is_empty(), "{:?}", sum.failed);
     assert!(worlds < 10 || sum.broken * 2 > worlds, "most worlds break nothing");
 }
 

@@ -46,12 +46,6 @@ pub(crate) struct EndState {
     pub(crate) ended: bool,
 }
 
-impl Default for Stream {
-    fn default() -> Self {
-        Self::Control
-    }
-}
-
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) ends: BTreeMap<EndId, EndState>,

@@ -1,6 +1,7 @@
 //! One simulated world from its seed: nodes that are linked pair by pair, faults while anything may
 //! break, then healing, and what is demanded after it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use turmoil::{Builder, Sim};
 
 use crate::node::{Node, Orders, software};
 use crate::plan::{Fault, Plan};
-use crate::record::{Record, Stream};
+use crate::record::{EndId, Record, Stream};
 use crate::sockets::Simulated;
 
 /// The step of the simulation: what is sent arrives that much later at least.
@@ -122,7 +123,11 @@ impl<'a> World<'a> {
         let healed = self.elapsed();
         self.heal();
         let within = if all_gone { DIALLED_WITHIN_MS } else { LINKED_WITHIN_MS };
-        let linked = self.until(within, |world| world.plan.pairs().all(|pair| world.linked(pair)));
+        let before: BTreeMap<EndId, u64> =
+            self.heard().into_iter().map(|(end, control, _)| (end, control)).collect();
+        let linked = self.until(within, |world| {
+            world.plan.pairs().all(|pair| world.linked(pair)) && world.all_heard_since(&before)
+        });
         outcome.linked_after_ms = self.elapsed() - healed;
         if linked {
             self.demand_rest();
@@ -265,12 +270,19 @@ impl<'a> World<'a> {
     }
 
     /// What each live end has heard.
-    fn heard(&self) -> Vec<(crate::record::EndId, u64, u64)> {
+    fn heard(&self) -> Vec<(EndId, u64, u64)> {
         let state = self.record.state();
         let count =
             |end, stream| state.ends[&end].received.get(&stream).copied().unwrap_or_default();
         let ends = state.current.values();
         ends.map(|&end| (end, count(end, Stream::Control), count(end, Stream::Content))).collect()
+    }
+
+    /// Whether every live end has heard more than it had.
+    fn all_heard_since(&self, before: &BTreeMap<EndId, u64>) -> bool {
+        self.heard()
+            .iter()
+            .all(|(end, control, _)| *control > before.get(end).copied().unwrap_or_default())
     }
 
     /// Once nobody says anything new, all that was said has been heard.

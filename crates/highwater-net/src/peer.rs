@@ -26,8 +26,6 @@ use crate::session::Session;
 /// How long the current link is given to prove that it is alive when another run of the peer's
 /// daemon connects.
 const CLONE_PATIENCE: Duration = Duration::from_secs(2);
-/// Sessions that wait for that proof at once.
-const CLONES_MAX: usize = 4;
 
 /// What a peer's task is to do, as of now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,8 +66,8 @@ impl HealthReport {
 /// The result of something that the task has started.
 enum Done {
     Ended(LinkNumber, DownReason),
-    /// Another run of the peer's daemon was held back; did the current link answer?
-    Asked(Box<Session>, bool),
+    /// Another run of the peer's daemon was held back; did this link answer?
+    Asked(LinkNumber, bool),
     Dismissed,
 }
 
@@ -93,7 +91,9 @@ pub(crate) struct PeerTask {
     work: JoinSet<Done>,
     current: Option<Current>,
     links: u64,
-    asking: usize,
+    /// A session of another run of the peer's daemon, while the current link is asked. Never more
+    /// than the newest: one answer is for all.
+    held: Option<Box<Session>>,
 }
 
 impl PeerTask {
@@ -118,7 +118,7 @@ impl PeerTask {
             work: JoinSet::new(),
             current: None,
             links: 0,
-            asking: 0,
+            held: None,
         }
     }
 
@@ -177,11 +177,12 @@ impl PeerTask {
         self.decide_to_dial();
     }
 
-    /// Dials while there is an address and no link, or one in doubt.
+    /// Dials while there is an address and no link, or one in doubt and nothing to put in its place.
     fn decide_to_dial(&mut self) {
         let healthy = self.current.as_ref().is_some_and(|link| link.health == Health::Alive);
         let orders = self.orders.borrow();
-        let wanted = !healthy && orders.addr.is_some() && orders.leave.is_none();
+        let idle = !healthy && self.held.is_none();
+        let wanted = idle && orders.addr.is_some() && orders.leave.is_none();
         self.dialer.want(wanted);
         if !wanted {
             self.attempts.abort_all();
@@ -253,16 +254,16 @@ impl PeerTask {
         match (verdict, &self.current) {
             (Verdict::TakeOver, _) | (_, None) => self.take_over(session, claim).await,
             (Verdict::Keep, _) => self.dismiss(session, Goodbye::Replaced),
-            (Verdict::AskCurrent, Some(_)) if self.asking >= CLONES_MAX => {
-                self.dismiss(session, Goodbye::IdentityInUse);
-            }
             (Verdict::AskCurrent, Some(current)) => {
-                let handle = current.handle.clone();
-                self.asking += 1;
-                self.work.spawn(async move {
-                    let answered = handle.answers(CLONE_PATIENCE).await;
-                    Done::Asked(session, answered)
-                });
+                let (number, handle) = (current.number, current.handle.clone());
+                match self.held.replace(session) {
+                    Some(older) => self.dismiss(older, Goodbye::Replaced),
+                    None => {
+                        let answer = async move { handle.answers(CLONE_PATIENCE).await };
+                        self.work.spawn(async move { Done::Asked(number, answer.await) });
+                    }
+                }
+                self.decide_to_dial();
             }
         }
     }
@@ -310,19 +311,24 @@ impl PeerTask {
     async fn done(&mut self, done: Done) {
         match done {
             Done::Ended(number, reason) => self.ended(number, reason),
-            Done::Asked(session, answered) => {
-                self.asking -= 1;
-                if let Some(reason) = self.leaving() {
-                    self.dismiss(session, reason);
-                } else if answered && self.current.is_some() {
-                    self.refuse_clone(session);
-                } else {
-                    let claim = self.claim(&session);
-                    self.take_over(session, claim).await;
-                }
-            }
+            Done::Asked(number, answered) => self.answered(number, answered).await,
             Done::Dismissed => {}
         }
+    }
+
+    /// The link that was asked has answered, or not. If another has taken its place meanwhile, that
+    /// one is asked.
+    async fn answered(&mut self, asked: LinkNumber, answered: bool) {
+        let Some(session) = self.held.take() else { return };
+        match &self.current {
+            Some(current) if current.number == asked && answered => self.refuse_clone(session),
+            Some(current) if current.number == asked && self.leaving().is_none() => {
+                let claim = self.claim(&session);
+                self.take_over(session, claim).await;
+            }
+            _ => self.compete(session).await,
+        }
+        self.decide_to_dial();
     }
 
     fn refuse_clone(&mut self, session: Box<Session>) {

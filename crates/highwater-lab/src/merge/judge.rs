@@ -139,10 +139,10 @@ fn live_or_dead(play: &Play<'_>, tree: &Tree, at: usize, seen: &mut Seen) -> Res
     let any_live = last.iter().any(|kind| kind.is_live());
     seen.edit_kept_over_delete |= any_live && last.iter().any(|kind| !kind.is_live());
     let directory = |kind: &&EntryKind| matches!(kind, EntryKind::Directory { .. });
-    seen.file_beside_directory |= last.iter().any(|kind| directory(kind))
-        && last.iter().any(|kind| !directory(kind) && kind.is_live());
+    seen.file_beside_directory |=
+        last.iter().any(directory) && last.iter().any(|kind| !directory(kind) && kind.is_live());
     let stands = tree.get(key).map(|entry| &entry.kind);
-    if last.iter().any(|kind| directory(kind)) && !stands.iter().any(|kind| directory(kind)) {
+    if last.iter().any(directory) && !stands.iter().any(directory) {
         return Err(format!("{} was made a directory and is none", shown(key)));
     }
     match (any_live, live) {
