@@ -78,7 +78,7 @@ fn lie(
         let kind = frames::file(size, &content, 0o644, frames::mtime(0, 0));
         let entry =
             Entry::new("lie", kind).version(&[(u64::from_be_bytes(epoch[..8].try_into()?), 1)]);
-        peer.control.say(&Batch::of(SHARE, epoch, 0, &[entry.clone()]).frame())?;
+        peer.control.say(&Batch::of(SHARE, epoch, 0, std::slice::from_ref(&entry)).frame())?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let request = asked(&mut peer, &content).context("the victim does not ask")?;

@@ -279,7 +279,7 @@ impl Lane {
         let read = |node: usize| oracle::read_tree(&self.cluster.folder(node));
         let (here, there) = (read(A)?, read(B)?);
         let path = Path::new(key);
-        ensure!(here.get(path).is_some() && here.get(path) == there.get(path), "{key} differs");
+        ensure!(here.contains_key(path) && here.get(path) == there.get(path), "{key} differs");
         Ok(())
     }
 

@@ -473,7 +473,7 @@ impl Nemesis {
                     return Ok(Undo::Nothing);
                 };
                 let dir = File::open(dir)?;
-                dir.set_permissions(fs::Permissions::from_mode(0))?;
+                dir.set_permissions(fs::Permissions::from_mode(0o000))?;
                 Ok(Undo::Readable { dir })
             }
         }

@@ -264,7 +264,7 @@ fn trials(calls: &BTreeMap<&'static str, u32>) -> Vec<Injection> {
     for call in SYNCS.into_iter().filter(|call| times(call) > 0) {
         let fault = Fault::Error("EIO");
         trials.push(Injection { call, fault, when: When::From(1) });
-        let each = (1..=times(call)).map(|number| When::Call(number));
+        let each = (1..=times(call)).map(When::Call);
         trials.extend(each.map(|when| Injection { call, fault, when }));
     }
     for (call, errors) in WRITES {

@@ -257,7 +257,7 @@ fn ignore(input: &[u8]) -> Made {
         rules.ignores(&key, false)
     };
     assert!(!ignored(&".highwaterignore"), "the rules ignore themselves");
-    let hits: Vec<bool> = paths.iter().map(|path| ignored(path)).collect();
+    let hits: Vec<bool> = paths.iter().map(ignored).collect();
     // A directory that is ignored takes everything in it along.
     let key = |path: &str| path.parse::<Key>().expect("a key");
     assert!(!rules.ignores(&key("a/b"), true) || rules.ignores(&key("a/b/deep/er"), false));

@@ -289,11 +289,10 @@ impl World {
                 vec![ScanEvent::Verified { key, content, found }]
             }
         };
-        let mut time = self.now() + 1 + self.chance.below(SCAN_MAX);
+        let first = self.now() + 1 + self.chance.below(SCAN_MAX);
         let life = self.nodes[node].lives;
-        for event in events {
+        for (time, event) in (first..).zip(events) {
             self.at(time, Happening::Told { node, life, turn: Box::new(Turn::Scan(event)) });
-            time += 1;
         }
     }
 
