@@ -218,7 +218,8 @@ fn joined(a: &Tree, b: &Tree) -> Result<Tree, String> {
 fn names_met(tree: &Tree) -> bool {
     let mark = |key: &Key| key.as_str().rsplit_once(".conflict-").map(|(_, mark)| mark.to_owned());
     let marks: Vec<String> = tree.keys().filter_map(mark).collect();
-    marks.iter().enumerate().any(|(at, mark)| marks[..at].contains(mark))
+    let twice = |(at, mark): (usize, &String)| marks[..at].contains(mark);
+    marks.iter().enumerate().any(twice) || tree.keys().any(is_copy_of_copy)
 }
 
 fn is_copy_of_copy(key: &Key) -> bool {
