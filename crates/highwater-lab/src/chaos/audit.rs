@@ -438,129 +438,119 @@ mod tests {
         }
     }
 
+    const BAD: [(Row<'static>, Rule); 16] = [
+        (
+            (
+                "an older version stood there for a while",
+                &[("f.txt", 'a')],
+                &[(0, "f.txt", 'a', 'b'), (0, "f.txt", 'a', 'c')],
+                &[("f.txt", 'c')],
+            ),
+            Rule::Reverted,
+        ),
+        (("an untouched file is gone", &[("f.txt", 'a')], &[], &[]), Rule::Lost),
+        (
+            (
+                "an untouched file is another",
+                &[("f.txt", 'a'), ("g", 'b')],
+                &[],
+                &[("f.txt", 'b'), ("g", 'b')],
+            ),
+            Rule::Untouched,
+        ),
+        (("a write is gone", &[], &[(0, "f.txt", '-', 'a')], &[]), Rule::Lost),
+        (
+            (
+                "an edit went back",
+                &[("f.txt", 'a')],
+                &[(0, "f.txt", 'a', 'b')],
+                &[("f.txt", 'a'), (COPY, 'b')],
+            ),
+            Rule::Reverted,
+        ),
+        (
+            ("a delete came back", &[("f.txt", 'a')], &[(0, "f.txt", 'a', '-')], &[("f.txt", 'a')]),
+            Rule::Resurrected,
+        ),
+        (
+            (
+                "two deletes came back",
+                &[("f.txt", 'a')],
+                &[(0, "f.txt", 'a', '-'), (1, "f.txt", 'a', '-')],
+                &[("f.txt", 'a')],
+            ),
+            Rule::Reverted,
+        ),
+        (("nobody wrote that", &[], &[(0, "f.txt", '-', 'a')], &[("f.txt", 'A')]), Rule::Invented),
+        (
+            ("nobody put that there", &[("g", 'a')], &[], &[("g", 'a'), ("f.txt", 'a')]),
+            Rule::Invented,
+        ),
+        (
+            (
+                "one side of a conflict is missing",
+                &[("f.txt", 'a')],
+                &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', 'c')],
+                &[("f.txt", 'c')],
+            ),
+            Rule::Lost,
+        ),
+        (
+            (
+                "the last writer won over an edit that it never saw",
+                &[],
+                &[(0, "f.txt", '-', 'a'), (1, "f.txt", '-', 'b'), (1, "f.txt", 'b', 'c')],
+                &[("f.txt", 'c')],
+            ),
+            Rule::Lost,
+        ),
+        (
+            (
+                "a delete beat a concurrent edit",
+                &[("f.txt", 'a')],
+                &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', '-')],
+                &[],
+            ),
+            Rule::Lost,
+        ),
+        (
+            (
+                "a conflict of one",
+                &[("f.txt", 'a')],
+                &[(0, "f.txt", 'a', 'b')],
+                &[("f.txt", 'b'), (COPY, 'a')],
+            ),
+            Rule::FalseConflict,
+        ),
+        (
+            (
+                "a conflict copy of something else",
+                &[("f.txt", 'a'), ("g", 'x')],
+                &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', 'c')],
+                &[
+                    ("f.txt", 'c'),
+                    (COPY, 'b'),
+                    ("f.conflict-20261123-101113-abcdefgh.txt", 'x'),
+                    ("g", 'x'),
+                ],
+            ),
+            Rule::Invented,
+        ),
+        (("a write is elsewhere", &[], &[(0, "f.txt", '-', 'a')], &[("g", 'a')]), Rule::Misplaced),
+        (
+            (
+                "a moved file is lost to an edit of its old name",
+                &[("f.txt", 'a')],
+                &[(0, "f.txt", 'a', '-'), (0, "g.txt", '-', 'a'), (1, "f.txt", 'a', 'b')],
+                &[("f.txt", 'b')],
+            ),
+            Rule::Lost,
+        ),
+    ];
+
     #[test]
     fn bad_histories_are_flagged() {
-        let rows: [(Row<'_>, Rule); 16] = [
-            (
-                (
-                    "an older version stood there for a while",
-                    &[("f.txt", 'a')],
-                    &[(0, "f.txt", 'a', 'b'), (0, "f.txt", 'a', 'c')],
-                    &[("f.txt", 'c')],
-                ),
-                Rule::Reverted,
-            ),
-            (("an untouched file is gone", &[("f.txt", 'a')], &[], &[]), Rule::Lost),
-            (
-                (
-                    "an untouched file is another",
-                    &[("f.txt", 'a'), ("g", 'b')],
-                    &[],
-                    &[("f.txt", 'b'), ("g", 'b')],
-                ),
-                Rule::Untouched,
-            ),
-            (("a write is gone", &[], &[(0, "f.txt", '-', 'a')], &[]), Rule::Lost),
-            (
-                (
-                    "an edit went back",
-                    &[("f.txt", 'a')],
-                    &[(0, "f.txt", 'a', 'b')],
-                    &[("f.txt", 'a'), (COPY, 'b')],
-                ),
-                Rule::Reverted,
-            ),
-            (
-                (
-                    "a delete came back",
-                    &[("f.txt", 'a')],
-                    &[(0, "f.txt", 'a', '-')],
-                    &[("f.txt", 'a')],
-                ),
-                Rule::Resurrected,
-            ),
-            (
-                (
-                    "two deletes came back",
-                    &[("f.txt", 'a')],
-                    &[(0, "f.txt", 'a', '-'), (1, "f.txt", 'a', '-')],
-                    &[("f.txt", 'a')],
-                ),
-                Rule::Reverted,
-            ),
-            (
-                ("nobody wrote that", &[], &[(0, "f.txt", '-', 'a')], &[("f.txt", 'A')]),
-                Rule::Invented,
-            ),
-            (
-                ("nobody put that there", &[("g", 'a')], &[], &[("g", 'a'), ("f.txt", 'a')]),
-                Rule::Invented,
-            ),
-            (
-                (
-                    "one side of a conflict is missing",
-                    &[("f.txt", 'a')],
-                    &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', 'c')],
-                    &[("f.txt", 'c')],
-                ),
-                Rule::Lost,
-            ),
-            (
-                (
-                    "the last writer won over an edit that it never saw",
-                    &[],
-                    &[(0, "f.txt", '-', 'a'), (1, "f.txt", '-', 'b'), (1, "f.txt", 'b', 'c')],
-                    &[("f.txt", 'c')],
-                ),
-                Rule::Lost,
-            ),
-            (
-                (
-                    "a delete beat a concurrent edit",
-                    &[("f.txt", 'a')],
-                    &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', '-')],
-                    &[],
-                ),
-                Rule::Lost,
-            ),
-            (
-                (
-                    "a conflict of one",
-                    &[("f.txt", 'a')],
-                    &[(0, "f.txt", 'a', 'b')],
-                    &[("f.txt", 'b'), (COPY, 'a')],
-                ),
-                Rule::FalseConflict,
-            ),
-            (
-                (
-                    "a conflict copy of something else",
-                    &[("f.txt", 'a'), ("g", 'x')],
-                    &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', 'c')],
-                    &[
-                        ("f.txt", 'c'),
-                        (COPY, 'b'),
-                        ("f.conflict-20261123-101113-abcdefgh.txt", 'x'),
-                        ("g", 'x'),
-                    ],
-                ),
-                Rule::Invented,
-            ),
-            (
-                ("a write is elsewhere", &[], &[(0, "f.txt", '-', 'a')], &[("g", 'a')]),
-                Rule::Misplaced,
-            ),
-            (
-                (
-                    "a moved file is lost to an edit of its old name",
-                    &[("f.txt", 'a')],
-                    &[(0, "f.txt", 'a', '-'), (0, "g.txt", '-', 'a'), (1, "f.txt", 'a', 'b')],
-                    &[("f.txt", 'b')],
-                ),
-                Rule::Lost,
-            ),
-        ];
-        for ((why, before, history, after), rule) in rows {
+        for ((why, before, history, after), rule) in BAD {
             let found = rules(&files(before), &changes(history), &files(after));
             assert!(found.contains(&rule), "{why}: {found:?}");
         }

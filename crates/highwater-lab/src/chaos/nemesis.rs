@@ -26,6 +26,9 @@ use crate::tree::Dice;
 const STARVED: (&str, &str) = ("100000", "1000");
 /// Where processor time is given out.
 const CPU_GROUP: &str = "/sys/fs/cgroup/cpu";
+/// How often a disk is tried to be made read-only, and how long after each other.
+const READ_ONLY_TRIES: u32 = 40;
+const READ_ONLY_INTERVAL: Duration = Duration::from_millis(10);
 /// Bytes that a filler is written in.
 const FILL_BYTES: usize = 1024 * 1024;
 
@@ -458,11 +461,17 @@ impl Nemesis {
                 fill(&ground.volume(node).join("filler"), left)?;
                 Ok(Undo::RemoveFiller)
             }
-            Kind::ReadOnly => match ground.set_read_only(node, true) {
-                Ok(()) => Ok(Undo::Writable),
-                // A file is open for writing just now.
-                Err(_) => Ok(Undo::Nothing),
-            },
+            Kind::ReadOnly => {
+                // It is refused while a file is open for writing, as one is now and then.
+                let done = (0..READ_ONLY_TRIES).any(|_| {
+                    let done = ground.set_read_only(node, true).is_ok();
+                    if !done {
+                        std::thread::sleep(READ_ONLY_INTERVAL);
+                    }
+                    done
+                });
+                Ok(if done { Undo::Writable } else { Undo::Nothing })
+            }
             Kind::RootAway => {
                 let folder = ground.folder(node);
                 fs::rename(&folder, folder.with_extension("away"))?;

@@ -185,7 +185,10 @@ impl Actor {
         for key in open.replica.take_new_wants() {
             open.drop_ready(&key);
             open.work.drop_key(&key);
-            open.place_problems.remove(key.as_str());
+            // What was just given up keeps its note.
+            if !open.work.unattainable.contains(&key) {
+                open.place_problems.remove(key.as_str());
+            }
             // What waits in the store comes first: it may be a directory that this one lies in.
             if !open.work.more && !full && open.work.len() < ACTIVE_MAX {
                 open.plan_key(key, &mut copies)?;
