@@ -81,7 +81,7 @@ fn a_refusal_names_the_key_and_the_line() {
         (format!("{peer}{peer}"), "line 4", "twice"),
         (format!("{peer}shares = [\n  \"docs\",\n]\n"), "line 4", "docs"),
         ("[node]\nname = \"a\\u001b[2Jb\"\n".into(), "config.toml", "node.name"),
-        ("[node]\n\u{1b}[2Jname = 1\n".into(), "line 2", "unquoted key"),
+        ("[node]\n\u{1b}[2Jname = 1\n".into(), "line 2", "key"),
     ];
     for (text, place, what) in rows {
         let refused = refusal(text);
