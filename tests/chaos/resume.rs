@@ -58,6 +58,8 @@ enum Place {
 /// Where the line becomes slow: what is on its way then ends before the last chunks.
 const NEAR_END: u64 = SIZE - 6 * MIB;
 const SLOW: u64 = 1_000_000;
+/// The last chunks take seconds, so that several acknowledgements fall into them on a busy machine.
+const SLOWEST: u64 = 250_000;
 
 const PLACES: [Place; 5] = [
     Place::Acknowledged(1),
@@ -138,6 +140,8 @@ fn reach(cluster: &Cluster, place: Place) -> Result<Status> {
         Place::End => {
             reached(NEAR_END)?;
             proxy.set(Direction::Backward, Faults::rate(SLOW));
+            reached(SIZE - 2 * MIB)?;
+            proxy.set(Direction::Backward, Faults::rate(SLOWEST));
             return reached(SIZE - MIB);
         }
         Place::BetweenDataAndAck(offset) => reached(offset)?,
