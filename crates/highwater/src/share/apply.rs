@@ -302,7 +302,8 @@ impl Open {
                 }
                 Placed::ParentMissing => {
                     self.discard_fresh(step.staged.as_ref());
-                    self.work.defer(key, SOON);
+                    let wait = self.no_parent(&key)?;
+                    self.work.defer(key, wait);
                 }
                 Placed::NotEmpty => self.not_empty(step, after)?,
                 Placed::Failed(error) => self.failed(&step, &error),
@@ -368,6 +369,21 @@ impl Open {
         }
         self.try_again(step, NOT_EMPTY_WAIT, after);
         Ok(())
+    }
+
+    /// The directory that an entry belongs in is not there. When to try again: something else that
+    /// stands in its place goes only when somebody moves it, and people are told.
+    fn no_parent(&mut self, key: &Key) -> Result<Duration, StoreError> {
+        let Some(parent) = key.parent() else { return Ok(SOON) };
+        let row = self.replica.entry(&parent)?.map(|row| row.entry.kind);
+        let is_taken =
+            row.is_some_and(|kind| kind.is_live() && !matches!(kind, EntryKind::Directory { .. }));
+        if !is_taken || self.replica.want(&parent)?.is_some() {
+            return Ok(SOON);
+        }
+        let message = format!("'{parent}' is in its way and is no directory: move or rename that");
+        self.cannot_place(key, "in_the_way", message);
+        Ok(LATER)
     }
 
     fn failed(&mut self, step: &Step, error: &PlaceError) {

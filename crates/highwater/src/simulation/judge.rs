@@ -10,6 +10,9 @@ use super::disk::{Disk, Thing};
 use super::node::Node;
 use super::story::seconds;
 
+/// Lines of a story that are kept; of a longer one, the last.
+const LINES_MAX: usize = 20_000;
+
 /// What has happened so far, and what is wrong with it.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -62,6 +65,9 @@ impl Judge {
             let mut what = format!("{what:?}");
             if let Some((end, _)) = what.char_indices().nth(900) {
                 what.truncate(end);
+            }
+            if lines.len() >= LINES_MAX {
+                lines.drain(..LINES_MAX / 2);
             }
             lines.push(format!("{:>12} node {node} {verb} {what}", seconds(time)));
         }

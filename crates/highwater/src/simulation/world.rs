@@ -38,6 +38,9 @@ const LINK_UP_MAX: u64 = 1_000;
 const SILENCE_MAX: u64 = 12 * SECOND;
 /// How often the kernel writes back what nobody synced, at most.
 const WRITE_BACK: u64 = 30 * SECOND;
+/// Far more events than the busiest story has: a node that acts again and again for nothing is found
+/// by it.
+const EVENTS_MAX: u64 = 3_000_000;
 /// How long one chunk is on its way.
 const CHUNK_TIME: u64 = 150_000;
 /// Chunks that become durable together.
@@ -142,6 +145,9 @@ impl World {
             self.clock.set(time);
             self.judge.events += 1;
             self.happen(happening);
+            if self.judge.events > EVENTS_MAX {
+                self.judge.broken(time, "L2: the nodes never rest");
+            }
             if self.judge.violation.is_some() {
                 return ControlFlow::Break(());
             }
@@ -647,6 +653,9 @@ impl World {
                 "node {number}: {:?}, head {}, needed {:?}, problems {:?}",
                 status.state, status.head_seq, status.needed, status.problems
             ));
+            if let Some(open) = &life.actor.open {
+                lines.push(format!("  at work: {:?}", open.work));
+            }
             for peer in &status.peers {
                 lines.push(format!(
                     "  with {}: connected {}, in sync {}, pull {:?}, push {:?}",
