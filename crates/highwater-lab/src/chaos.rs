@@ -1,10 +1,10 @@
 //! Chaos: real nodes, scripted clients, everything going wrong as a seed says, and an auditor.
 //!
 //! A run is a row of rounds over the same state. In a round clients work at every node's folder
-//! ([`client`], [`hands`]) while the nemesis breaks links, processes, disks and clocks
-//! ([`nemesis`]), readers look for torn files ([`walker`]) and samplers hold every node to its
-//! limits ([`limits`]). Then everything is healed: nodes must agree within a deadline, fall silent,
-//! and hold exactly what the history ([`history`]) says they must ([`audit`]).
+//! (`client`, `hands`) while the nemesis breaks links, processes, disks and clocks
+//! (`nemesis`), readers look for torn files (`walker`) and samplers hold every node to its
+//! limits (`limits`). Then everything is healed: nodes must agree within a deadline, fall silent,
+//! and hold exactly what the history (`history`) says they must (`audit`).
 //!
 //! The first violation ends the run; folders, homes, logs and the history are kept and named, with
 //! the command that runs the same seed again. Processes are not deterministic, so the same seed gives

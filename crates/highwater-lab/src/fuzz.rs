@@ -3,7 +3,7 @@
 //! Each [`Target`] is one reader with its properties: it never panics, what it accepts it writes
 //! again, and what it wrote it reads as the same. Inputs are made from a kept corpus by mutation:
 //! of bytes, of lines, and of protobuf messages field by field with their lengths kept right
-//! ([`mutate`]). Without a nightly compiler there is no coverage to go by; a target says instead
+//! (`mutate`). Without a nightly compiler there is no coverage to go by; a target says instead
 //! what it made of an input, and an input that made something new is mutated further.
 //!
 //! An input that breaks a property is written to `failing/TARGET/` beside the corpus, and found

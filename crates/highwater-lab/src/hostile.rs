@@ -1,7 +1,7 @@
 //! A peer that speaks the protocol wrongly on purpose.
 //!
 //! It shares no code with the product's side of the wire: its own TLS with whatever certificate it
-//! likes ([`tls`]), HTTP/2 by the `h2` crate or as bare frames ([`raw`]), gRPC prefixes and
+//! likes (`tls`), HTTP/2 by the `h2` crate or as bare frames ([`raw`]), gRPC prefixes and
 //! protobuf put together by hand ([`proto`]), and the messages of `sync.proto` with every field
 //! open to lies ([`frames`]). [`Peer`] is one connection of it. All of it blocks, so that a case
 //! of a test reads from top to bottom.
