@@ -16,7 +16,7 @@ use highwater_lab::crash::pair::Pair;
 use highwater_lab::crash::tally::Tally;
 use highwater_lab::crash::trace::{Fault, Injection, Tracer, When};
 use highwater_lab::crash::{self, Common, Role, disk, trace};
-use highwater_lab::tree::Dice;
+use highwater_lab::dice::Dice;
 use highwater_tests::{Slot, highwater};
 
 fn common() -> Common {

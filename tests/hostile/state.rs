@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use highwater_lab::cluster::SHARE;
+use highwater_lab::dice::Dice;
 use highwater_lab::node::{Node, NodeSpec, clone_home};
 use highwater_lab::oracle::{self, Tree};
-use highwater_lab::tree::Dice;
 use highwater_tests::{Slot, highwater};
 
 use crate::stage::PATIENCE;

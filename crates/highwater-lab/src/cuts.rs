@@ -20,11 +20,12 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::cluster::{Cluster, SHARE};
+use crate::dice::Dice;
 use crate::faults::{CutKind, Direction, EndAfter, Faults, Survivors};
 use crate::oracle;
 use crate::proxy::Proxy;
 use crate::status::TransferStatus;
-use crate::tree::{Dice, write_file};
+use crate::tree::write_file;
 
 const A: usize = 0;
 const B: usize = 1;

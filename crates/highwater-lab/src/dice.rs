@@ -20,9 +20,9 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`, which is at least 1.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.roll() % end
+        self.roll() % end.max(1)
     }
 
     /// A number in `from..=to`.
@@ -47,12 +47,18 @@ impl Dice {
         }
     }
 
+    /// Fills `bytes`.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for eight in bytes.chunks_mut(8) {
+            let roll = self.roll().to_le_bytes();
+            eight.copy_from_slice(&roll[..eight.len()]);
+        }
+    }
+
     /// That many bytes.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        for eight in bytes.chunks_mut(8) {
-            eight.copy_from_slice(&self.roll().to_le_bytes()[..eight.len()]);
-        }
+        self.fill(&mut bytes);
         bytes
     }
 }

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::dice::Dice;
 use crate::node::Resident;
-use crate::tree::Dice;
 pub use targets::{Made, Target, targets};
 
 /// Inputs that are mutated at a time; beyond it a new one takes the place of another.

@@ -18,6 +18,7 @@ use super::Figures;
 use super::arena::{Arena, End};
 use super::contender::Contender;
 use super::faults;
+use crate::dice::Dice;
 use crate::node::Resident;
 use crate::{oracle, tree};
 
@@ -216,7 +217,7 @@ fn visible(_: &Arena, contender: &mut dyn Contender) -> Result<Figures> {
     let mut wanted = VISIBLE_CHANGES;
     while times.len() < wanted {
         let number = times.len();
-        let bytes = tree::Dice::new(number as u64).bytes(SMALL_BYTES);
+        let bytes = Dice::new(number as u64).bytes(SMALL_BYTES);
         let name = format!("f{number}");
         let target = contender.folder(End::Source).join(&name);
         let arrived = contender.folder(End::Sink).join(&name);
@@ -279,20 +280,20 @@ fn delta(arena: &Arena, contender: &mut dyn Contender, edit: Edit) -> Result<Fig
 fn overwrite(folder: &Path, _: &Path) -> Result<PathBuf> {
     let mut file = OpenOptions::new().write(true).open(folder.join("big"))?;
     file.seek(SeekFrom::Start(DELTA_BYTES / 3))?;
-    file.write_all(&tree::Dice::new(2).bytes(MIB as usize))?;
+    file.write_all(&Dice::new(2).bytes(MIB as usize))?;
     Ok("big".into())
 }
 
 fn append(folder: &Path, _: &Path) -> Result<PathBuf> {
     let mut file = OpenOptions::new().append(true).open(folder.join("big"))?;
-    file.write_all(&tree::Dice::new(3).bytes(MIB as usize))?;
+    file.write_all(&Dice::new(3).bytes(MIB as usize))?;
     Ok("big".into())
 }
 
 fn insert(folder: &Path, workshop: &Path) -> Result<PathBuf> {
     let made = workshop.join("longer");
     let mut file = File::create(&made)?;
-    file.write_all(&tree::Dice::new(4).bytes(1024))?;
+    file.write_all(&Dice::new(4).bytes(1024))?;
     std::io::copy(&mut File::open(folder.join("big"))?, &mut file)?;
     fs::rename(made, folder.join("big"))?;
     Ok("big".into())

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::audit::conflict_of;
 use super::hands::Hands;
 use super::history::LIVE;
-use crate::tree::Dice;
+use crate::dice::Dice;
 
 /// Most files that a client leaves on disk before it rather deletes: a folder must not grow over
 /// hours, or rounds become longer and longer.

@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
-use crate::tree::Dice;
+use crate::dice::Dice;
 
 /// Names of files that are written in place begin with this.
 pub(crate) const LIVE: &str = "live";

@@ -19,8 +19,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde::Serialize;
 
 use super::ground::Ground;
+use crate::dice::Dice;
 use crate::faults::{CutKind, Direction, EndAfter, Faults, Flip, Newcomers, Survivors};
-use crate::tree::Dice;
 
 /// Processor time that a starved node has: one part in a hundred.
 const STARVED: (&str, &str) = ("100000", "1000");

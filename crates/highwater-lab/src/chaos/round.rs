@@ -21,11 +21,11 @@ use super::nemesis::Nemesis;
 use super::report::ChaosReport;
 use super::walker::{Readings, Walker};
 use crate::cluster::SHARE;
+use crate::dice::Dice;
 use crate::faults::Direction;
 use crate::node::Node;
 use crate::oracle::{self, Found, Tree};
 use crate::status::Status;
-use crate::tree::Dice;
 
 /// How long nodes that have not agreed may go without any progress: no content, no entry, no
 /// position. A busy machine needs a part of it.

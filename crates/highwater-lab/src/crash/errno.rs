@@ -20,9 +20,9 @@ use super::promise::only_peer;
 use super::tally::Tally;
 use super::trace::{Fault, Injection, Seen, Tracer, When};
 use crate::cluster::SHARE;
+use crate::dice::Dice;
 use crate::http;
 use crate::status::Status;
-use crate::tree::Dice;
 
 /// How often the nodes are asked.
 const WATCH_INTERVAL: Duration = Duration::from_millis(5);

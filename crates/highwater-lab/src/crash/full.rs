@@ -20,8 +20,8 @@ use super::pair::{PATIENCE, Pair};
 use super::promise::Promises;
 use super::tally::Tally;
 use crate::cluster::SHARE;
+use crate::dice::Dice;
 use crate::status::Status;
-use crate::tree::Dice;
 
 /// How often the nodes are asked.
 const WATCH_INTERVAL: Duration = Duration::from_millis(5);

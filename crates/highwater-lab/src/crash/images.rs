@@ -20,8 +20,8 @@ use super::ledger::{Keeping, Ledger};
 use super::pair::{PATIENCE, Pair};
 use super::promise::Promises;
 use super::tally::Tally;
+use crate::dice::Dice;
 use crate::faults::{Direction, Faults};
-use crate::tree::Dice;
 
 /// Instants of one run.
 const INSTANTS: u64 = 10;

@@ -21,8 +21,8 @@ use super::points::Points;
 use super::promise::Promises;
 use super::tally::Tally;
 use super::trace::{Fault, Injection, Seen, Tracer, When};
+use crate::dice::Dice;
 use crate::faults::{Direction, Faults};
-use crate::tree::Dice;
 
 /// How often a dying process is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(3);

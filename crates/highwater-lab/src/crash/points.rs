@@ -2,7 +2,7 @@
 
 use super::Role;
 use super::trace::{Injection, When};
-use crate::tree::Dice;
+use crate::dice::Dice;
 
 /// Some places; each has its turn once before any has it again.
 #[derive(Clone, Debug, Default)]

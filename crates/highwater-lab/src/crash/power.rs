@@ -23,9 +23,9 @@ use super::ledger::Keeping;
 use super::pair::{PATIENCE, Pair};
 use super::promise::{Promises, only_peer};
 use super::tally::Tally;
+use crate::dice::Dice;
 use crate::faults::{Direction, Faults};
 use crate::status::Status;
-use crate::tree::Dice;
 
 /// How often the nodes are asked while a commit point is waited for.
 const WATCH_INTERVAL: Duration = Duration::from_millis(1);

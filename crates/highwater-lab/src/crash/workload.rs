@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::ledger::{Keeping, Ledger};
-use crate::tree::Dice;
+use crate::dice::Dice;
 
 /// Files that the folder holds, about: enough for every operation, few enough to be read often.
 const FILES_GOAL: usize = 48;

@@ -1,7 +1,7 @@
 //! How one input becomes another.
 
+use crate::dice::Dice;
 use crate::hostile::proto::{self, Message, Value};
-use crate::tree::Dice;
 
 /// What the inputs of a target are made of, beside bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

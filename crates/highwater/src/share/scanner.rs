@@ -138,11 +138,13 @@ fn make_scan(
     ScanEvent::Done { whole: job.scope == Scope::Whole, gone, outcome: outcome.map(drop) }
 }
 
-/// The findings, with what changed made durable.
+/// The findings, with what they tell of made durable. What was only touched may be another file with
+/// the same bytes, or a directory that was made anew.
 fn settled(root: &Root, found: Vec<Finding>) -> ScanEvent {
     let changed = found.iter().filter_map(|finding| match finding {
         Finding::Changed(seen) => Some(&seen.key),
-        _ => None,
+        Finding::Touched { key, .. } => Some(key),
+        Finding::Gone(_) | Finding::Problem(_) => None,
     });
     let changed: BTreeSet<&Key> = changed.collect();
     match root.settle_found(&changed) {

@@ -17,11 +17,12 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// The keys under which something else stands than the index says.
+    /// The keys under which something else stands than the index says, or another file alike.
     pub(super) fn changed(&self) -> impl Iterator<Item = &Key> {
         self.found.iter().filter_map(|finding| match finding {
             Finding::Changed(seen) => Some(&seen.key),
-            _ => None,
+            Finding::Touched { key, .. } => Some(key),
+            Finding::Gone(_) | Finding::Problem(_) => None,
         })
     }
 }
