@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use highwater::simulation::{Outcome, Story, play};
 
 /// Stories that found a bug, with what they found.
-const FOUND: [(u64, &str); 13] = [
+const FOUND: [(u64, &str); 14] = [
     (0, "the winner of a conflict was announced as merged before the loser's bytes were kept"),
     (15, "a conflict copy of a state that was knowingly replaced was waited for for ever"),
     (23, "a mode that was changed in place was on record before it was durable"),
@@ -21,6 +21,7 @@ const FOUND: [(u64, &str); 13] = [
     (149, "a delete did not end the wait for what it deleted"),
     (225, "a directory that stayed claimed to include the file that was to replace it"),
     (499, "what a power cut took from a user's file was announced as the next edit"),
+    (1_001_366, "what a held-back delete stood in the way of was fetched twenty times a second"),
     (1_001_510, "a directory that was made anew was not durable when what lies in it was told"),
     (4330, "a directory made on the way was not durable with what was put into it"),
 ];

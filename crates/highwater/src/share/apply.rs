@@ -295,7 +295,10 @@ impl Open {
                     self.in_place(&step, None, after)?;
                     applied += 1;
                 }
-                Placed::LocallyChanged => self.try_again(step, SOON, after),
+                Placed::LocallyChanged => {
+                    let wait = self.work.setback(&key);
+                    self.try_again(step, wait, after);
+                }
                 Placed::Kept(problem) => {
                     super::local::note(&mut self.standing_problems, problem);
                     self.try_again(step, SOON, after);
@@ -321,6 +324,7 @@ impl Open {
     ) -> Result<(), StoreError> {
         let key = &step.want.entry.key;
         after.rules_changed |= key.as_str() == highwater_folder::ignore::IGNORE_FILE;
+        self.work.placed(key);
         self.place_problems.remove(key.as_str());
         self.local_changes.remove(key);
         self.receive_only.remove(key.as_str());

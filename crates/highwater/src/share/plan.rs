@@ -57,6 +57,8 @@ pub(crate) struct Work {
     unattainable: BTreeSet<Key>,
     /// How often every peer was asked for it in vain.
     in_vain: BTreeMap<Key, u32>,
+    /// How often in a row something else than expected stood where a key was to be put.
+    setbacks: BTreeMap<Key, u32>,
     /// There is more in the store than is at work.
     pub(crate) more: bool,
     /// The disk is full: nothing that needs room is begun before then.
@@ -82,6 +84,7 @@ impl Work {
             unavailable: BTreeSet::new(),
             unattainable: BTreeSet::new(),
             in_vain: BTreeMap::new(),
+            setbacks: BTreeMap::new(),
             more: true,
             full_until: None,
             jobs: Vec::new(),
@@ -113,6 +116,21 @@ impl Work {
     /// Whether another turn can do something though nothing happens.
     pub(crate) fn can_go_on(&self) -> bool {
         self.progress
+    }
+
+    /// Something else than expected stands where the key was to be put: how long to wait for the
+    /// scan of it. Mostly that tells at once. A delete that is held back stays, and each try fetches
+    /// the content anew, so the waits grow from [`SOON`] to [`LATER`].
+    pub(crate) fn setback(&mut self, key: &Key) -> Duration {
+        let times = self.setbacks.entry(key.clone()).or_default();
+        let wait = SOON.saturating_mul(1 << (*times).min(16));
+        *times = times.saturating_add(1);
+        wait.min(LATER)
+    }
+
+    /// The key is in place.
+    pub(crate) fn placed(&mut self, key: &Key) {
+        self.setbacks.remove(key);
     }
 
     /// Every peer was asked, and none has it now. Whether that is to be believed: a file that is
@@ -159,6 +177,7 @@ impl Work {
         self.deferred.remove(key);
         self.unavailable.remove(key);
         self.in_vain.remove(key);
+        self.setbacks.remove(key);
         self.ready_deletes.remove(key);
         if let Some(content) = self.active.remove(key)
             && let Some(keys) = self.waiting.get_mut(&content)
