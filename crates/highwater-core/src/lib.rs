@@ -6,17 +6,21 @@
 //! played through in one test. Content bytes pass through only where they are hashed or cut.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod chunk;
 pub mod clock;
+pub mod compare;
 pub mod content;
 pub mod entry;
 pub mod fetch;
+pub mod fingerprint;
 pub mod id;
 pub mod intake;
 pub mod key;
 pub mod log;
 pub mod merge;
 pub mod observe;
+pub mod verdict;
 pub mod version;
 pub mod window;
 pub mod wire;

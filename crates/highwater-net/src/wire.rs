@@ -4,6 +4,7 @@
 //! [`incoming`], nothing is believed: every length, count, position and text is checked, and what
 //! breaks a rule is refused with the name of the field.
 
+mod check;
 mod incoming;
 #[cfg(test)]
 mod tests;
@@ -82,6 +83,15 @@ impl From<core::Control> for proto::ControlFrame {
                 checkpoint: Some(ack.checkpoint.into()),
             }),
             core::Control::Standing(standing) => Body::Standing(standing.into()),
+            core::Control::CheckAsk { id, share, ask } => Body::CheckAsk(proto::CheckAsk {
+                id: id.0,
+                share: share.into(),
+                ask: Some(ask.into()),
+            }),
+            core::Control::CheckAnswer { id, answer } => Body::CheckAnswer(proto::CheckAnswer {
+                id: id.0,
+                answer: Some(answer.into()),
+            }),
             core::Control::Ping(number) => Body::Ping(proto::Ping { number }),
             core::Control::Pong(number) => Body::Pong(proto::Pong { number }),
             core::Control::Goodbye(reason) => {
@@ -169,11 +179,11 @@ impl From<core::Goodbye> for proto::GoodbyeReason {
     }
 }
 
-/// A record of a batch: its length, then the entry.
-fn put_record(records: &mut BytesMut, entry: &proto::LoggedEntry) {
-    records.reserve(entry.encoded_len() + RECORD_LENGTH_BYTES_MAX);
+/// A record of a list: its length, then the message.
+fn put_record(records: &mut BytesMut, message: &impl Message) {
+    records.reserve(message.encoded_len() + RECORD_LENGTH_BYTES_MAX);
     // There is room: it was just made, and `BytesMut` makes more where it is not.
-    let _ = entry.encode_length_delimited(records);
+    let _ = message.encode_length_delimited(records);
 }
 
 fn logged(seq: Seq, entry: Entry) -> proto::LoggedEntry {

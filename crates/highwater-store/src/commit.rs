@@ -5,8 +5,8 @@ use highwater_core::fetch::ChunkSet;
 use highwater_core::{ContentHash, Key, NodeId, Seq, ShareName};
 
 use crate::rows::{
-    BITMAP_PART_WORDS, EntryRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart, PeerRow, ShareNumber,
-    ShareRow, StageRow, WantClass, WantRow, content_key, encode, entry_key, log_key, part_key,
+    BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart, PeerRow, ShareNumber,
+    ShareRow, StageRow, WantClass, WantRow, content_key, deep_key, encode, entry_key, found_key, log_key, part_key,
     peer_key, share_key, want_key,
 };
 
@@ -70,6 +70,21 @@ impl Commit {
     /// Records that an entry is no longer wanted.
     pub fn delete_want(&mut self, share: ShareNumber, class: WantClass, key: &Key) {
         self.delete(want_key(share, class, key));
+    }
+
+    /// Records how far a deep pass is.
+    pub fn put_deep(&mut self, share: ShareNumber, row: &DeepRow) {
+        self.put(deep_key(share), encode(row));
+    }
+
+    /// Records what a deep pass found under a key.
+    pub fn put_found(&mut self, share: ShareNumber, key: &Key, row: &FoundRow) {
+        self.put(found_key(share, key), encode(row));
+    }
+
+    /// Forgets what a deep pass found under a key.
+    pub fn delete_found(&mut self, share: ShareNumber, key: &Key) {
+        self.delete(found_key(share, key));
     }
 
     /// Records a peer's checkpoints.

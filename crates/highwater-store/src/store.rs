@@ -19,8 +19,8 @@ use crate::backend::{Backend, DatabaseError};
 use crate::commit::Commit;
 use crate::memory::MemoryDisk;
 use crate::rows::{
-    BITMAP_PART_WORDS, EntryRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS, SHARES, ShareNumber,
-    ShareRow, StageRow, WantClass, WantRow, content_key, entry_key, in_share, log_key, part_key,
+    BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS, SHARES, ShareNumber,
+    ShareRow, StageRow, WantClass, WantRow, content_key, deep_key, entry_key, found_key, in_share, log_key, part_key,
     peer_key, share_key, want_key, want_prefix,
 };
 use crate::sled::Database;
@@ -273,6 +273,59 @@ impl Store {
             None => in_share(b'e', share, &[]),
         };
         self.database.rows(&prefix, &prefix).map(|row| decode(&row?.1))
+    }
+
+    /// The index rows from `from` on and before `before`, in key order.
+    pub fn entries_in(
+        &self,
+        share: ShareNumber,
+        from: Option<&Key>,
+        before: Option<&Key>,
+    ) -> impl Iterator<Item = Result<EntryRow, StoreError>> + use<> {
+        let prefix = in_share(b'e', share, &[]);
+        let from = from.map_or_else(|| prefix.clone(), |from| entry_key(share, from));
+        let before = before.map(|before| entry_key(share, before));
+        let rows = self.database.rows(&prefix, &from);
+        // An error ends the reading where it is passed on.
+        let within = rows.take_while(move |row| match (row, &before) {
+            (Ok((key, _)), Some(before)) => key < before,
+            _ => true,
+        });
+        within.map(|row| decode(&row?.1))
+    }
+
+    /// How far the latest deep pass of the checker has come.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn deep(&self, share: ShareNumber) -> Result<Option<DeepRow>, StoreError> {
+        self.row(&deep_key(share))
+    }
+
+    /// What the latest deep pass found under a key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn found(&self, share: ShareNumber, key: &Key) -> Result<Option<FoundRow>, StoreError> {
+        self.row(&found_key(share, key))
+    }
+
+    /// The keys behind `after` under which the latest deep pass found something, in order.
+    pub fn found_after(
+        &self,
+        share: ShareNumber,
+        after: Option<&Key>,
+    ) -> impl Iterator<Item = Result<Key, StoreError>> + use<> {
+        let prefix = in_share(b'f', share, &[]);
+        let from = match after {
+            Some(key) => [found_key(share, key), vec![0]].concat(),
+            None => prefix.clone(),
+        };
+        self.database.rows(&prefix, &from).map(|row| {
+            let (key, _) = row?;
+            let key = Key::from_ordered_bytes(key.get(5..).unwrap_or_default());
+            key.map_err(|error| StoreError::Damaged(error.to_string()))
+        })
     }
 
     /// The log row at `seq`, unless compaction has removed it.
