@@ -4,6 +4,8 @@
 //! decides nothing and remembers nothing of the check, but for a deep pass that it has begun, so an
 //! ask can be repeated after a cut.
 
+use serde::{Deserialize, Serialize};
+
 use crate::entry::{Entry, EntryKind};
 use crate::fingerprint::{Fingerprint, KeyRange};
 use crate::id::{NodeId, hex};
@@ -72,6 +74,8 @@ pub enum CheckAsk {
         check: CheckId,
         /// Bytes a second that may be read; 0 for no limit.
         rate: u64,
+        /// Whether files are to come from the disk rather than from what the system has cached.
+        from_disk: bool,
     },
     /// "What did the pass find?" The keys behind one.
     Found {
@@ -96,8 +100,13 @@ pub struct Claim {
 /// What a node says to a question.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CheckAnswer {
-    /// To [`CheckAsk::Look`]: one for each range, in order; fewer when they would not fit.
-    Looked(Vec<Look>),
+    /// To [`CheckAsk::Look`].
+    Looked {
+        /// Of everything that the node has.
+        all: Fingerprint,
+        /// One for each range, in order; fewer when they would not fit.
+        looks: Vec<Look>,
+    },
     /// To [`CheckAsk::States`].
     States(States),
     /// To [`CheckAsk::Deep`].
@@ -219,7 +228,7 @@ pub struct Damage {
 }
 
 /// How damage came about.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum DamageCause {
     /// The bytes changed, and no fact by which an edit is known did.
     Rot,

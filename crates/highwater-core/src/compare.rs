@@ -157,7 +157,10 @@ mod tests {
         StateDigest::of(&key(number), &EntryKind::Directory { mode: Mode::new(mode) })
     }
 
-    fn within<'a>(set: &'a Set, range: &'a KeyRange) -> impl Iterator<Item = (&'a Key, &'a StateDigest)> {
+    fn within<'a>(
+        set: &'a Set,
+        range: &'a KeyRange,
+    ) -> impl Iterator<Item = (&'a Key, &'a StateDigest)> {
         set.iter().filter(|(key, _)| range.holds(key))
     }
 
@@ -261,7 +264,10 @@ mod tests {
     fn answers_that_cannot_be_true_are_refused() {
         let all = || Comparison::new(Fingerprint::default());
         let tag = ItemTag([0; 16]);
-        let parts = |cuts: Vec<Key>, count| Look::Parts { cuts, parts: vec![Fingerprint::default(); count] };
+        let parts = |cuts: Vec<Key>, count| Look::Parts {
+            cuts,
+            parts: vec![Fingerprint::default(); count],
+        };
         let rows = [
             (vec![], "no answer"),
             (vec![Look::Same, Look::Same], "more answers than questions"),

@@ -294,15 +294,18 @@ impl Blocks {
     /// Up to `parts` ranges that make up `range`, of about as many entries each, cut where blocks
     /// begin. One, when no block begins inside.
     pub fn cuts(&self, range: &KeyRange, parts: usize) -> Vec<Key> {
-        let from = range.from.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let to = range.before.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let from =
+            range.from.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let to =
+            range.before.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         if range.is_void() || range.from == range.before && range.from.is_some() {
             return Vec::new();
         }
         let inside: Vec<&Key> = self.rest.range::<Key, _>((from, to)).map(|(key, _)| key).collect();
         let wanted = parts.saturating_sub(1).min(inside.len());
         let place = |cut: usize| (cut + 1) * (inside.len() + 1) / (wanted + 1);
-        let cuts = (0..wanted).map(|cut| inside[place(cut).saturating_sub(1).min(inside.len() - 1)]);
+        let cuts =
+            (0..wanted).map(|cut| inside[place(cut).saturating_sub(1).min(inside.len() - 1)]);
         let mut cuts: Vec<Key> = cuts.cloned().collect();
         cuts.dedup();
         cuts

@@ -163,7 +163,14 @@ fn against(copies: &[Copy], newest: &Entry) -> Judgement {
         _ => Why::Behind,
     };
     if why == Why::OnItsWay {
-        return Judgement { cause: Cause::Pending, at, right: right_ids, hold, why, remedy: vec![] };
+        return Judgement {
+            cause: Cause::Pending,
+            at,
+            right: right_ids,
+            hold,
+            why,
+            remedy: vec![],
+        };
     }
     let only_one_knows = right.len() == 1
         && wrong.len() > 1
@@ -187,7 +194,8 @@ fn is_under_way(copy: &Copy, newest: &Entry, holders: &[&Copy], all: &[Copy]) ->
     match &copy.state.wanted {
         Some(wanted) if wanted.entry.version.includes(&newest.version) => wanted.stuck.is_none(),
         _ => {
-            let mut told = holders.iter().filter_map(|holder| holder.has_told(copy.node)).peekable();
+            let mut told =
+                holders.iter().filter_map(|holder| holder.has_told(copy.node)).peekable();
             match told.peek() {
                 Some(_) => !told.any(|told| told),
                 None => !all.iter().all(|copy| copy.caught_up),
@@ -261,8 +269,13 @@ fn of_damage(copies: &[Copy], damaged: &[&Copy]) -> Option<Judgement> {
             damage.found.as_ref() == Some(&entry.kind)
                 && own.is_none_or(|own| entry.version.includes(&own.version))
         });
-        let bytes = matches!(damage.cause, DamageCause::Rot | DamageCause::Hidden | DamageCause::Unreadable);
-        if let Some((holder, entry)) = records_it.filter(|_| damage.cause != DamageCause::Unreadable) {
+        let bytes = matches!(
+            damage.cause,
+            DamageCause::Rot | DamageCause::Hidden | DamageCause::Unreadable
+        );
+        if let Some((holder, entry)) =
+            records_it.filter(|_| damage.cause != DamageCause::Unreadable)
+        {
             (why, right) = (Why::BadRecord, vec![holder.node]);
             remedy.push((copy.node, Order::Record(entry.clone())));
         } else if bytes {

@@ -160,7 +160,9 @@ impl Audit<'_> {
         let mut walk =
             Walk { audit: self, device, after: None, sink: &mut quiet, buffer: Vec::new() };
         let found = match self.root.open_parent(key) {
-            Ok(parent) => walk.look(parent.as_fd(), key, None).map_or(Found::Changing, |(it, _)| it),
+            Ok(parent) => {
+                walk.look(parent.as_fd(), key, None).map_or(Found::Changing, |(it, _)| it)
+            }
             Err(errno) if proves_absence(errno) => Found::Absent,
             Err(errno) => Found::Unreadable(errno.to_string()),
         };
@@ -206,7 +208,9 @@ impl Walk<'_> {
         for (name, hint) in names {
             let Ok(name) = std::str::from_utf8(&name) else { continue };
             // What cannot be a key is no entry; the scan lists it among the problems.
-            let Ok(child) = key.map_or_else(|| Key::new(name), |key| key.join(name)) else { continue };
+            let Ok(child) = key.map_or_else(|| Key::new(name), |key| key.join(name)) else {
+                continue;
+            };
             self.visit(dir.as_fd(), &child, hint, expected)?;
         }
         Ok(())
@@ -332,7 +336,8 @@ impl Walk<'_> {
             Err(Errno::LOOP | Errno::NXIO) => return Ok(Found::Changing),
             Err(errno) => return Ok(not_found(errno)),
         };
-        let print = || rustix::fs::fstat(&file).map(|stat| (StatPrint::of(&stat), Class::of(&stat)));
+        let print =
+            || rustix::fs::fstat(&file).map(|stat| (StatPrint::of(&stat), Class::of(&stat)));
         let before = match print() {
             Ok((print, Class::File)) => print,
             Ok(_) => return Ok(Found::Changing),
@@ -437,9 +442,8 @@ fn judge(key: &Key, found: Found, known: Option<&KnownEntry>) -> Option<Discord>
 
 fn cause_of(kind: &EntryKind, print: &StatPrint, known: &KnownEntry) -> DiscordCause {
     let Some(recorded) = known.print else { return DiscordCause::Edit };
-    let same_file = recorded.ino == print.ino
-        && recorded.size == print.size
-        && recorded.mtime == print.mtime;
+    let same_file =
+        recorded.ino == print.ino && recorded.size == print.size && recorded.mtime == print.mtime;
     let agrees = match &known.kind {
         EntryKind::File { size, mode, mtime, .. } => {
             *size == recorded.size && *mode == recorded.mode && *mtime == recorded.mtime

@@ -33,6 +33,13 @@ pub fn write_control(message: core::Control) -> Vec<u8> {
     proto::ControlFrame::from(message).encode_to_vec()
 }
 
+/// What a control message takes on the stream, its gRPC prefix included; what TLS and TCP add is not.
+pub fn wire_bytes(message: &core::Control) -> u64 {
+    const PREFIX_BYTES: usize = 5;
+    let frame = proto::ControlFrame::from(message.clone());
+    (frame.encoded_len() + PREFIX_BYTES) as u64
+}
+
 /// Reads a content message as it lies on the wire, behind its gRPC prefix.
 ///
 /// # Errors
@@ -88,10 +95,9 @@ impl From<core::Control> for proto::ControlFrame {
                 share: share.into(),
                 ask: Some(ask.into()),
             }),
-            core::Control::CheckAnswer { id, answer } => Body::CheckAnswer(proto::CheckAnswer {
-                id: id.0,
-                answer: Some(answer.into()),
-            }),
+            core::Control::CheckAnswer { id, answer } => {
+                Body::CheckAnswer(proto::CheckAnswer { id: id.0, answer: Some(answer.into()) })
+            }
             core::Control::Ping(number) => Body::Ping(proto::Ping { number }),
             core::Control::Pong(number) => Body::Pong(proto::Pong { number }),
             core::Control::Goodbye(reason) => {

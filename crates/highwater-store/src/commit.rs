@@ -5,9 +5,9 @@ use highwater_core::fetch::ChunkSet;
 use highwater_core::{ContentHash, Key, NodeId, Seq, ShareName};
 
 use crate::rows::{
-    BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart, PeerRow, ShareNumber,
-    ShareRow, StageRow, WantClass, WantRow, content_key, deep_key, encode, entry_key, found_key, log_key, part_key,
-    peer_key, share_key, want_key,
+    BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart,
+    PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow, content_key, deep_key, encode,
+    entry_key, found_key, log_key, part_key, peer_key, share_key, want_key,
 };
 
 /// Changes to the store, gathered in memory. Nothing happens before

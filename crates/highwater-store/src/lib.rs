@@ -19,5 +19,8 @@ pub mod store;
 
 pub use commit::Commit;
 pub use memory::{DiskFault, MemoryDisk, MemoryImage};
-pub use rows::{EntryRow, LogRow, PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow};
+pub use rows::{
+    DeepRow, EntryRow, FoundRow, LogRow, PeerRow, ShareNumber, ShareRow, StageRow, WantClass,
+    WantRow,
+};
 pub use store::{OpenError, Store, StoreError};

@@ -19,10 +19,11 @@
 //! Values are postcard. They should stay below 7 KiB (see `sled.rs`), which is why manifests and
 //! bitmaps come in parts.
 
+use highwater_core::check::DamageCause;
 use highwater_core::content::Chunk;
 use highwater_core::{
-    Actor, Checkpoint, ContentHash, Entry, EntryKind, Epoch, Key, LogDigest, NodeId, PrefixState, Seq,
-    ShareName,
+    Actor, Checkpoint, ContentHash, Entry, EntryKind, Epoch, Key, LogDigest, NodeId, PrefixState,
+    Seq, ShareName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -115,8 +116,10 @@ pub struct DeepRow {
 /// What a deep pass found under one key: something else than is on record.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FoundRow {
-    /// How it differs: see `DamageCause` in the core.
-    pub cause: u8,
+    /// How it differs.
+    pub cause: DamageCause,
+    /// Where the record stood in the log when it was compared; a later one is to be compared anew.
+    pub seq: Option<Seq>,
     /// What stands there.
     pub kind: Option<EntryKind>,
     /// Its print, in the folder's own encoding.

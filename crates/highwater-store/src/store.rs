@@ -19,9 +19,9 @@ use crate::backend::{Backend, DatabaseError};
 use crate::commit::Commit;
 use crate::memory::MemoryDisk;
 use crate::rows::{
-    BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS, SHARES, ShareNumber,
-    ShareRow, StageRow, WantClass, WantRow, content_key, deep_key, entry_key, found_key, in_share, log_key, part_key,
-    peer_key, share_key, want_key, want_prefix,
+    BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS,
+    SHARES, ShareNumber, ShareRow, StageRow, WantClass, WantRow, content_key, deep_key, entry_key,
+    found_key, in_share, log_key, part_key, peer_key, share_key, want_key, want_prefix,
 };
 use crate::sled::Database;
 

@@ -11,12 +11,10 @@ use serde::Serialize;
 use crate::problem::Problem;
 
 /// Paths that the contract names and this version does not have.
-const LATER: [&str; 13] = [
+const LATER: [&str; 11] = [
     "/",
     "/metrics",
     "/api/v1/alerts",
-    "/api/v1/checks",
-    "/api/v1/checks/{id}",
     "/api/v1/cluster/nodes",
     "/api/v1/cluster/status",
     "/api/v1/events",
@@ -34,6 +32,7 @@ pub(crate) fn routes(engine: Engine) -> Router {
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/api/v1/status", get(status))
+        .merge(crate::checks::routes())
         .with_state(engine);
     LATER.into_iter().fold(routes, |routes, path| routes.route(path, get(later))).fallback(unknown)
 }

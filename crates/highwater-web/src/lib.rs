@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod checks;
 mod guard;
 mod problem;
 mod server;

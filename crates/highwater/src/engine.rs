@@ -5,6 +5,7 @@
 //! is decided in the shares (`share.rs`); this only connects.
 
 mod ask;
+mod checks;
 mod links;
 
 use std::collections::BTreeMap;
@@ -18,12 +19,14 @@ use highwater_net::{Net, NetConfig, NetEvent, PeerAddress};
 use highwater_store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::check::Checks;
 use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
 use crate::report;
 use crate::serve::{Desk, Desks};
 use crate::share::{Command, Event, Share, Surroundings};
+pub use checks::ShareRoot;
 use links::{Links, Warnings};
 
 /// A running node. Clones are handles to the same one.
@@ -38,6 +41,7 @@ struct Inner {
     around: Surroundings,
     desks: Arc<Desks>,
     links: Links,
+    checks: Checks,
     warnings: Warnings,
     config: Mutex<Config>,
     /// Held while shares are started and stopped; nothing else waits for it.
@@ -109,6 +113,7 @@ impl Engine {
             transfers: Arc::default(),
             changes: Arc::new(watch::Sender::default()),
         };
+        let checks = Checks::new(home.checks_dir());
         let inner = Arc::new(Inner {
             home,
             node,
@@ -116,6 +121,7 @@ impl Engine {
             around,
             desks: Arc::default(),
             links: Links::default(),
+            checks,
             warnings: Warnings::default(),
             config: Mutex::new(config.clone()),
             shares: tokio::sync::Mutex::default(),
@@ -126,6 +132,8 @@ impl Engine {
             started.map_err(|error| StartError::System(error.to_string()))?;
         }
         tokio::spawn(listen(Arc::downgrade(&inner), events));
+        inner.resume_checks();
+        tokio::spawn(checks::scrub(Arc::downgrade(&inner)));
         Ok(Engine(inner))
     }
 

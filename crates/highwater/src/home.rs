@@ -5,6 +5,7 @@
 //! config.lock    held while the configuration is edited
 //! identity/      the key pair: whoever has it is this node
 //! store/         change logs, index, checkpoints
+//! checks/        reports of the consistency checker
 //! lock           held by the running daemon, with its process id inside
 //! control.sock   where the running daemon takes requests
 //! ```
@@ -103,6 +104,11 @@ impl Home {
     }
 
     /// Change logs, index, checkpoints.
+    pub fn checks_dir(&self) -> PathBuf {
+        self.dir.join("checks")
+    }
+
+    /// Where the store lies.
     pub fn store_dir(&self) -> PathBuf {
         self.dir.join("store")
     }

@@ -23,8 +23,8 @@ impl From<CheckAsk> for proto::check_ask::Ask {
         match ask {
             CheckAsk::Look(claims) => Self::Look(records(claims.into_iter().map(claim_out))),
             CheckAsk::States(keys) => Self::States(names(&keys)),
-            CheckAsk::Deep { check, rate } => {
-                Self::Deep(proto::DeepAsk { check: copy(&check.0), rate })
+            CheckAsk::Deep { check, rate, from_disk } => {
+                Self::Deep(proto::DeepAsk { check: copy(&check.0), rate, from_disk })
             }
             CheckAsk::Found { check, after } => {
                 let after = after.map_or_else(String::new, String::from);
@@ -38,7 +38,10 @@ impl From<CheckAsk> for proto::check_ask::Ask {
 impl From<CheckAnswer> for proto::check_answer::Answer {
     fn from(answer: CheckAnswer) -> Self {
         match answer {
-            CheckAnswer::Looked(looks) => Self::Looked(records(looks.into_iter().map(look_out))),
+            CheckAnswer::Looked { all, looks } => Self::Looked(proto::Looked {
+                all: copy(&all.to_bytes()),
+                looks: records(looks.into_iter().map(look_out)),
+            }),
             CheckAnswer::States(states) => Self::States(states_out(states)),
             CheckAnswer::Deep(DeepProgress { done, files, bytes, total, found }) => {
                 Self::Deep(proto::DeepProgress { done, files, bytes, total, found })
@@ -169,15 +172,14 @@ fn damage_out(damage: Damage) -> proto::Damage {
 pub(super) fn ask(ask: proto::check_ask::Ask) -> Result<CheckAsk, BadFrame> {
     use proto::check_ask::Ask as Wire;
     Ok(match ask {
-        Wire::Look(claims) => {
-            CheckAsk::Look(list("check_ask.look", claims, 1, CLAIMS_MAX, claim)?)
-        }
+        Wire::Look(claims) => CheckAsk::Look(list("check_ask.look", claims, 1, CLAIMS_MAX, claim)?),
         Wire::States(keys) => {
             CheckAsk::States(list("check_ask.states", keys, 1, STATES_MAX, name)?)
         }
         Wire::Deep(deep) => CheckAsk::Deep {
             check: CheckId(exactly("deep.check", &deep.check)?),
             rate: number("deep.rate", deep.rate)?,
+            from_disk: deep.from_disk,
         },
         Wire::Found(found) => CheckAsk::Found {
             check: CheckId(exactly("found.check", &found.check)?),
@@ -190,8 +192,12 @@ pub(super) fn ask(ask: proto::check_ask::Ask) -> Result<CheckAsk, BadFrame> {
 pub(super) fn answer(answer: proto::check_answer::Answer) -> Result<CheckAnswer, BadFrame> {
     use proto::check_answer::Answer as Wire;
     Ok(match answer {
-        Wire::Looked(looks) => {
-            CheckAnswer::Looked(list("check_answer.looked", looks, 1, CLAIMS_MAX, look)?)
+        Wire::Looked(looked) => {
+            let all = Fingerprint::from_bytes(&exactly("looked.all", &looked.all)?);
+            CheckAnswer::Looked {
+                all,
+                looks: list("looked.looks", looked.looks, 1, CLAIMS_MAX, look)?,
+            }
         }
         Wire::States(states) => CheckAnswer::States(states_in(states)?),
         Wire::Deep(deep) => CheckAnswer::Deep(DeepProgress {
@@ -279,7 +285,8 @@ fn look(look: proto::Look) -> Result<Look, BadFrame> {
             let whole = parts.parts.len() == (cuts.len() + 1) * Fingerprint::BYTES;
             ensure("parts.parts", "must be one more than cuts, of 40 bytes each", whole)?;
             let parts = parts.parts.chunks_exact(Fingerprint::BYTES);
-            let parts = parts.map(|part| Ok(Fingerprint::from_bytes(&exactly("parts.parts", part)?)));
+            let parts =
+                parts.map(|part| Ok(Fingerprint::from_bytes(&exactly("parts.parts", part)?)));
             Look::Parts { cuts, parts: parts.collect::<Result<_, BadFrame>>()? }
         }
     })

@@ -345,7 +345,10 @@ fn hash(field: &'static str, bytes: &[u8]) -> Result<ContentHash, BadFrame> {
     exactly(field, bytes).map(ContentHash::from_bytes)
 }
 
-pub(super) fn exactly<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], BadFrame> {
+pub(super) fn exactly<const N: usize>(
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<[u8; N], BadFrame> {
     bytes.try_into().map_err(|_| bad(field, format!("must have {N} bytes, has {}", bytes.len())))
 }
 

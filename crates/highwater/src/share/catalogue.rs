@@ -65,6 +65,11 @@ impl Catalogue {
         self.shelves().corrupt.insert(content);
     }
 
+    /// The file holds it again.
+    pub(crate) fn mark_sound(&self, content: &ContentHash) {
+        self.shelves().corrupt.remove(content);
+    }
+
     pub(crate) fn is_corrupt(&self, content: &ContentHash) -> bool {
         self.shelves().corrupt.contains(content)
     }

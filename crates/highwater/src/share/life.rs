@@ -77,6 +77,8 @@ impl Actor {
             scanning: None,
             scanning_whole: false,
             placed_meanwhile: BTreeSet::new(),
+            damaged: BTreeMap::new(),
+            healings: super::heal::Healings::default(),
             verified: BTreeMap::new(),
             hints: mpsc::channel(HINTS_MAX).1,
             blind: true,

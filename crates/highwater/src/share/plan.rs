@@ -250,14 +250,15 @@ impl Open {
             return Ok(());
         };
         let row = self.replica.entry(&key)?;
-        if row.is_some_and(|row| row.entry.kind.content() == Some((content, size))) {
+        let stands = row.is_some_and(|row| row.entry.kind.content() == Some((content, size)));
+        if stands && !self.healings.has(&key) {
             self.work.ready.insert(key, None);
             return Ok(());
         }
         if !self.work.wait_for(key.clone(), content) {
             return Ok(());
         }
-        match self.local_copy(content, size)? {
+        match self.local_copy(content, size)?.filter(|copy| copy.from.as_ref() != Some(&key)) {
             Some(copy) => {
                 self.work.copying.insert(content);
                 copies.push(copy);

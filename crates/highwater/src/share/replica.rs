@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use highwater_core::fingerprint::{Blocks, KeyRange, StateDigest};
 use highwater_core::log::{Actor, Checkpoint};
 use highwater_core::merge::{Merge, Side, conflict_copy, conflict_key, merge};
 use highwater_core::observe::Observer;
@@ -79,6 +80,10 @@ pub(crate) struct Replica {
     head: Seq,
     digest: LogDigest,
     totals: Totals,
+    /// The fingerprints of what is in the index, with all that is pending.
+    blocks: Blocks,
+    /// A key in each block that has grown too large.
+    grown: BTreeSet<Key>,
     wanted: Wanted,
     /// Entries whose stamp lay in the future when they came, told to people.
     ahead: BTreeMap<Key, Hlc>,
@@ -121,6 +126,8 @@ impl Replica {
             head,
             digest,
             totals: Totals::default(),
+            blocks: Blocks::default(),
+            grown: BTreeSet::new(),
             wanted: Wanted::default(),
             ahead: BTreeMap::new(),
             begun_here: false,
@@ -140,7 +147,10 @@ impl Replica {
     fn take_stock(&mut self) -> Result<(), StoreError> {
         for row in self.store.entries(self.number(), None) {
             let row = row?;
-            self.count(&row.entry, 1);
+            self.tally(&row.entry, 1);
+            if row.entry.kind.is_live() {
+                self.blocks.push(&row.entry.key, &StateDigest::of(&row.entry.key, &row.entry.kind));
+            }
             if let Some((content, _)) = row.entry.kind.content() {
                 self.catalogue.add(&content, row.seq);
             }
@@ -247,7 +257,47 @@ impl Replica {
     pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
         self.touched.clear();
         self.touched_wants.clear();
-        self.store.commit(std::mem::take(&mut self.pending))
+        self.store.commit(std::mem::take(&mut self.pending))?;
+        self.divide_grown()
+    }
+
+    /// Divides the blocks of fingerprints that have grown too large. Their entries are read again,
+    /// which proves the sums.
+    fn divide_grown(&mut self) -> Result<(), StoreError> {
+        while let Some(key) = self.grown.pop_first() {
+            if !self.prove_block(&key)? {
+                tracing::warn!(share = %self.name, %key, "a fingerprint was wrong and is set right");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the entries of the block that `key` lies in, and divides it by them. Whether its sum was
+    /// right. Only while nothing is pending.
+    pub(crate) fn prove_block(&mut self, key: &Key) -> Result<bool, StoreError> {
+        let range = self.blocks.range_of(key);
+        let entries = self.digests_in(&range).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.blocks.divide(key, entries.iter().map(|(key, digest)| (key, *digest))))
+    }
+
+    /// The live entries of a range with their digests, in order, as the store has them.
+    pub(crate) fn digests_in(
+        &self,
+        range: &KeyRange,
+    ) -> impl Iterator<Item = Result<(Key, StateDigest), StoreError>> + use<> {
+        let KeyRange { from, before } = range;
+        let rows = self.store.entries_in(self.number(), from.as_ref(), before.as_ref());
+        let live = rows.filter(|row| row.as_ref().map_or(true, |row| row.entry.kind.is_live()));
+        live.map(|row| {
+            let entry = row?.entry;
+            let digest = StateDigest::of(&entry.key, &entry.kind);
+            Ok((entry.key, digest))
+        })
+    }
+
+    /// The fingerprints of the index.
+    pub(crate) fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// Whether something about an entry is decided and not durable.
@@ -670,7 +720,7 @@ impl Policy for NoPolicy {
 }
 
 /// The print in the encoding that the store keeps.
-fn encode_print(print: &StatPrint) -> Option<Vec<u8>> {
+pub(crate) fn encode_print(print: &StatPrint) -> Option<Vec<u8>> {
     postcard::to_allocvec(print).ok()
 }
 

@@ -143,6 +143,8 @@ fn make_scan(
 fn settled(root: &Root, found: Vec<Finding>) -> ScanEvent {
     let changed = found.iter().filter_map(|finding| match finding {
         Finding::Changed(seen) => Some(&seen.key),
+        // It is not recorded, so nothing need be durable.
+        Finding::Altered(_) => None,
         Finding::Touched { key, .. } => Some(key),
         Finding::Gone(_) | Finding::Problem(_) => None,
     });

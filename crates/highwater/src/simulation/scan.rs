@@ -22,7 +22,7 @@ impl Findings {
         self.found.iter().filter_map(|finding| match finding {
             Finding::Changed(seen) => Some(&seen.key),
             Finding::Touched { key, .. } => Some(key),
-            Finding::Gone(_) | Finding::Problem(_) => None,
+            Finding::Altered(_) | Finding::Gone(_) | Finding::Problem(_) => None,
         })
     }
 }
