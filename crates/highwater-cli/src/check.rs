@@ -67,7 +67,7 @@ fn named(text: &str, status: &Status) -> Result<String, Failure> {
 }
 
 fn lead(
-    client: &Client<'_>,
+    client: &Client,
     share: ShareName,
     peers: Vec<String>,
     args: &CheckArgs,
@@ -131,7 +131,7 @@ fn show(report: &CheckReport, output: &mut Output) -> Result<(), Failure> {
     output.line("")?;
     let rows: Vec<_> = report.nodes.iter().map(node_row).collect();
     let text = table(["NODE", "REACHED", "ENTRIES", "ROOT"], &rows);
-    text.lines().try_for_each(|line| output.line(line))?;
+    text.into_iter().try_for_each(|line| output.line(line))?;
     if report.differences.is_empty() {
         return Ok(());
     }

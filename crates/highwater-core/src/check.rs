@@ -77,10 +77,10 @@ pub enum CheckAsk {
         /// Whether files are to come from the disk rather than from what the system has cached.
         from_disk: bool,
     },
-    /// "What did the pass find?" The keys behind one.
+    /// "What is known to be damaged?" The keys behind one.
     Found {
-        /// The check that the pass was for.
-        check: CheckId,
+        /// The check whose deep pass must have been made; `None` for whatever is known.
+        check: Option<CheckId>,
         /// The last key that was told.
         after: Option<Key>,
     },
@@ -104,6 +104,8 @@ pub enum CheckAnswer {
     Looked {
         /// Of everything that the node has.
         all: Fingerprint,
+        /// Whether it knows of damage in its folder: worth asking what.
+        damaged: bool,
         /// One for each range, in order; fewer when they would not fit.
         looks: Vec<Look>,
     },

@@ -28,7 +28,8 @@ impl From<CheckAsk> for proto::check_ask::Ask {
             }
             CheckAsk::Found { check, after } => {
                 let after = after.map_or_else(String::new, String::from);
-                Self::Found(proto::FoundAsk { check: copy(&check.0), after })
+                let check = check.map_or_else(Bytes::new, |check| copy(&check.0));
+                Self::Found(proto::FoundAsk { check, after })
             }
             CheckAsk::Mend(orders) => Self::Mend(records(orders.into_iter().map(order_out))),
         }
@@ -38,8 +39,9 @@ impl From<CheckAsk> for proto::check_ask::Ask {
 impl From<CheckAnswer> for proto::check_answer::Answer {
     fn from(answer: CheckAnswer) -> Self {
         match answer {
-            CheckAnswer::Looked { all, looks } => Self::Looked(proto::Looked {
+            CheckAnswer::Looked { all, damaged, looks } => Self::Looked(proto::Looked {
                 all: copy(&all.to_bytes()),
+                damaged,
                 looks: records(looks.into_iter().map(look_out)),
             }),
             CheckAnswer::States(states) => Self::States(states_out(states)),
@@ -182,7 +184,10 @@ pub(super) fn ask(ask: proto::check_ask::Ask) -> Result<CheckAsk, BadFrame> {
             from_disk: deep.from_disk,
         },
         Wire::Found(found) => CheckAsk::Found {
-            check: CheckId(exactly("found.check", &found.check)?),
+            check: match found.check.is_empty() {
+                true => None,
+                false => Some(CheckId(exactly("found.check", &found.check)?)),
+            },
             after: bound("found.after", &found.after)?,
         },
         Wire::Mend(orders) => CheckAsk::Mend(list("check_ask.mend", orders, 1, STATES_MAX, order)?),
@@ -196,6 +201,7 @@ pub(super) fn answer(answer: proto::check_answer::Answer) -> Result<CheckAnswer,
             let all = Fingerprint::from_bytes(&exactly("looked.all", &looked.all)?);
             CheckAnswer::Looked {
                 all,
+                damaged: looked.damaged,
                 looks: list("looked.looks", looked.looks, 1, CLAIMS_MAX, look)?,
             }
         }

@@ -22,6 +22,8 @@ pub(crate) struct Differing {
     pub(crate) more: u64,
     /// All that the other node has.
     pub(crate) theirs: Fingerprint,
+    /// Whether it knows of damage.
+    pub(crate) damaged: bool,
 }
 
 /// Compares this node's share with a peer's. At most `keys_max` keys are gathered, the rest counted.
@@ -39,10 +41,11 @@ pub(crate) async fn compare(
             return Ok(found);
         }
         let whole = claims.iter().any(|claim| claim.range == KeyRange::ALL);
-        let CheckAnswer::Looked { all, looks } = peer.ask(CheckAsk::Look(claims)).await? else {
+        let CheckAnswer::Looked { all, damaged, looks } = peer.ask(CheckAsk::Look(claims)).await?
+        else {
             return Err(Silence::Nonsense);
         };
-        found.theirs = all;
+        (found.theirs, found.damaged) = (all, damaged);
         // "The same" means what it says.
         if whole && looks == [Look::Same] && all != ours {
             return Err(Silence::Nonsense);
@@ -68,7 +71,7 @@ pub(crate) async fn compare(
 }
 
 /// The fingerprints of ranges here.
-pub(crate) async fn sums(desk: &Desk, ranges: Vec<KeyRange>) -> Result<Vec<Fingerprint>, Silence> {
+async fn sums(desk: &Desk, ranges: Vec<KeyRange>) -> Result<Vec<Fingerprint>, Silence> {
     if ranges.is_empty() {
         return Ok(Vec::new());
     }

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_core::check::{CheckAnswer, CheckAsk, CheckId, Order, STATES_MAX};
-use highwater_core::fingerprint::{Fingerprint, KeyRange};
 use highwater_core::verdict::{Cause, Copy, Judgement, judge};
 use highwater_core::{Key, NodeId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::compare::{compare, sums};
+use super::compare::compare;
 use super::member::Member;
 use super::report::{CheckReport, CheckState, NodeReport, Repair, RepairState};
 use super::talk::Silence;
@@ -181,28 +180,36 @@ impl Lead {
         Ok(())
     }
 
-    /// The keys under which deep passes found something.
+    /// The keys that deep passes of this check found to be damaged.
     async fn gather_found(&self, suspects: &mut BTreeSet<Key>) -> Result<(), Silence> {
         let readers = if self.scrub { vec![Arc::clone(self.own())] } else { self.reachable() };
         for member in readers {
-            let mut after = None;
-            loop {
-                let keys = match member.found(self.id, after.clone()).await {
-                    Ok(keys) => keys,
-                    Err(silence) if member.node == self.own().node => return Err(silence),
-                    Err(silence) => {
-                        self.lost(&member, silence);
-                        break;
-                    }
-                };
-                let Some(last) = keys.last().cloned() else { break };
-                after = Some(last);
-                for key in keys {
-                    self.suspect(suspects, key);
-                }
-            }
+            self.gather(&member, Some(self.id), suspects).await?;
         }
         Ok(())
+    }
+
+    /// The keys that a node knows to be damaged.
+    async fn gather(
+        &self,
+        member: &Member,
+        check: Option<CheckId>,
+        suspects: &mut BTreeSet<Key>,
+    ) -> Result<(), Silence> {
+        let mut after = None;
+        loop {
+            let keys = match member.found(check, after.clone()).await {
+                Ok(keys) => keys,
+                Err(silence) if member.node == self.own().node => return Err(silence),
+                Err(silence) => {
+                    self.lost(member, silence);
+                    return Ok(());
+                }
+            };
+            let Some(last) = keys.last().cloned() else { return Ok(()) };
+            after = Some(last);
+            keys.into_iter().for_each(|key| self.suspect(suspects, key));
+        }
     }
 
     fn suspect(&self, suspects: &mut BTreeSet<Key>, key: Key) {
@@ -215,11 +222,10 @@ impl Lead {
 
     /// Compares the entries of this node with those of every peer.
     async fn compare_all(&self, suspects: &mut BTreeSet<Key>) -> Result<(), Silence> {
-        let ours = match sums(&self.desk, vec![KeyRange::ALL]).await {
-            Ok(sums) => sums.first().copied().unwrap_or_default(),
-            // It may be reading its folder still.
-            Err(_) => self.own().all(Fingerprint::default()).await?,
-        };
+        let (ours, damaged) = self.own().all().await?;
+        if damaged && !self.deep {
+            self.gather(self.own(), None, suspects).await?;
+        }
         self.node_said(self.own().node, |row| {
             (row.root, row.entries) = (Some(ours.root()), ours.entries);
         });
@@ -231,6 +237,9 @@ impl Lead {
                     });
                     found.keys.into_iter().for_each(|key| self.suspect(suspects, key));
                     self.tell(|report| report.more += found.more);
+                    if found.damaged && !self.deep {
+                        self.gather(peer, None, suspects).await?;
+                    }
                 }
                 Err(silence) => self.lost(peer, silence),
             }

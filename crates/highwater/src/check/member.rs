@@ -133,10 +133,10 @@ impl Member {
         }
     }
 
-    /// The keys behind `after` under which its deep pass found something.
+    /// The keys behind `after` under which its deep pass found something, or anything is known.
     pub(crate) async fn found(
         &self,
-        check: CheckId,
+        check: Option<CheckId>,
         after: Option<Key>,
     ) -> Result<Vec<Key>, Silence> {
         match self.ask(CheckAsk::Found { check, after: after.clone() }).await? {
@@ -148,13 +148,13 @@ impl Member {
     }
 
     /// The fingerprint of everything it has.
-    pub(crate) async fn all(&self, ours: Fingerprint) -> Result<Fingerprint, Silence> {
+    pub(crate) async fn all(&self) -> Result<(Fingerprint, bool), Silence> {
         let claim = highwater_core::check::Claim {
             range: highwater_core::fingerprint::KeyRange::ALL,
-            fingerprint: ours,
+            fingerprint: Fingerprint::default(),
         };
         match self.ask(CheckAsk::Look(vec![claim])).await? {
-            CheckAnswer::Looked { all, .. } => Ok(all),
+            CheckAnswer::Looked { all, damaged, .. } => Ok((all, damaged)),
             _ => Err(Silence::Nonsense),
         }
     }

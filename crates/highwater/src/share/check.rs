@@ -4,10 +4,12 @@
 //! Answers are given on the share's thread, with everything durable, so that fingerprints, rows and
 //! wants of one answer belong together. An answer reads a few thousand rows at most.
 
+use std::collections::BTreeSet;
+
 use highwater_core::check::{
-    ACKS_MAX, CheckAnswer, CheckAsk, CheckRefusal, Claim, Damage, DamageCause, Hold, ITEMS_MAX,
-    ItemTag, KEYS_BYTES_MAX, KeyState, LEAF_ENTRIES_MAX, Look, Order, PAGE_KEYS_MAX, PARTS_MAX,
-    States, Stuck, Wanted,
+    ACKS_MAX, CheckAnswer, CheckAsk, CheckId, CheckRefusal, Claim, Damage, DamageCause, Hold,
+    ITEMS_MAX, ItemTag, KEYS_BYTES_MAX, KeyState, LEAF_ENTRIES_MAX, Look, Order, PAGE_KEYS_MAX,
+    PARTS_MAX, States, Stuck, Wanted,
 };
 use highwater_core::fingerprint::{Fingerprint, KeyRange, StateDigest};
 use highwater_core::{Entry, Key, NodeId, Seq};
@@ -16,6 +18,7 @@ use highwater_store::{EntryRow, FoundRow, StoreError, WantClass};
 use tokio::sync::oneshot;
 
 use super::actor::{Actor, Open};
+use super::heal::Damaged;
 use super::local::FolderPolicy;
 use super::replica::{Policy, Replica, decode_print};
 use crate::config::ShareMode;
@@ -68,7 +71,7 @@ impl Actor {
         match ask {
             CheckAsk::Look(claims) => self.looked(&claims),
             CheckAsk::States(keys) => self.states(&keys),
-            CheckAsk::Found { check, after } => self.found_behind(check.0, after.as_ref()),
+            CheckAsk::Found { check, after } => self.found_behind(check, after.as_ref()),
             CheckAsk::Mend(orders) => {
                 let taken = orders.into_iter().map(|order| self.mend(order));
                 let taken = taken.collect::<Result<_, _>>()?;
@@ -85,6 +88,8 @@ impl Actor {
             return Ok(CheckAnswer::Refused(CheckRefusal::NotOpen));
         };
         let all = open.replica.blocks().all();
+        let deep = open.replica.store().deep(open.replica.number())?;
+        let damaged = !open.damaged.is_empty() || deep.is_some_and(|deep| deep.found > 0);
         let (mut looks, mut bytes) = (Vec::with_capacity(claims.len()), 0);
         for claim in claims {
             let look = look(&open.replica, claim)?;
@@ -94,7 +99,7 @@ impl Actor {
                 break;
             }
         }
-        Ok(CheckAnswer::Looked { all, looks })
+        Ok(CheckAnswer::Looked { all, damaged, looks })
     }
 
     fn states(&mut self, keys: &[Key]) -> Result<CheckAnswer, StoreError> {
@@ -151,26 +156,33 @@ impl Actor {
         Ok(KeyState { recorded, wanted, damage, hold })
     }
 
+    /// What is known to be damaged, by the latest deep pass or otherwise, in pages.
     fn found_behind(
         &mut self,
-        check: [u8; 16],
+        check: Option<CheckId>,
         after: Option<&Key>,
     ) -> Result<CheckAnswer, StoreError> {
-        let Some(open) = &self.open else { return Ok(CheckAnswer::Found(Vec::new())) };
+        let Some(open) = &self.open else {
+            return Ok(CheckAnswer::Refused(CheckRefusal::NotOpen));
+        };
         let (store, number) = (open.replica.store(), open.replica.number());
-        if store.deep(number)?.is_none_or(|deep| deep.check != check) {
+        let deep = store.deep(number)?;
+        if check.is_some_and(|check| deep.is_none_or(|deep| deep.check != check.0)) {
             return Ok(CheckAnswer::Refused(CheckRefusal::NotNow));
         }
-        let (mut keys, mut bytes) = (Vec::new(), 0);
+        let mut keys: BTreeSet<Key> = BTreeSet::new();
         for key in store.found_after(number, after).take(PAGE_KEYS_MAX) {
-            let key = key?;
-            bytes += key.as_str().len();
-            keys.push(key);
-            if bytes > KEYS_BYTES_MAX {
-                break;
-            }
+            keys.insert(key?);
         }
-        Ok(CheckAnswer::Found(keys))
+        let behind = open.damaged.keys().filter(|key| after.is_none_or(|after| *key > after));
+        keys.extend(behind.take(PAGE_KEYS_MAX).cloned());
+        let mut bytes = 0;
+        let within = keys.into_iter().take(PAGE_KEYS_MAX).take_while(|key| {
+            let fits = bytes <= KEYS_BYTES_MAX;
+            bytes += key.as_str().len();
+            fits
+        });
+        Ok(CheckAnswer::Found(within.collect()))
     }
 
     /// Carries out one order, as far as what stands here bears it out. Whether it was taken.
@@ -202,11 +214,10 @@ impl Actor {
 impl Open {
     /// What is known to stand under a key instead of what is on record.
     fn damage_of(&self, key: &Key, row: Option<&EntryRow>) -> Result<Option<Damage>, StoreError> {
-        if let Some(damaged) = self.damaged.get(key) {
-            return Ok(Some(damaged.damage()));
-        }
         let found = self.replica.store().found(self.replica.number(), key)?;
-        let Some(found) = found.filter(|found| still_stands(found, row)) else { return Ok(None) };
+        let Some(found) = found.filter(|found| still_stands(found, row)) else {
+            return Ok(self.damaged.get(key).map(Damaged::damage));
+        };
         Ok(Some(Damage { cause: found.cause, found: found.kind, range: found.range }))
     }
 
