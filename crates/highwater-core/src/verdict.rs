@@ -258,46 +258,53 @@ fn worst(copies: &[Copy]) -> Cause {
 /// Nodes whose folder is not as they recorded it.
 fn of_damage(copies: &[Copy], damaged: &[&Copy]) -> Option<Judgement> {
     let first = damaged.first()?;
-    let sound = |copy: &&Copy| copy.state.damage.is_none();
-    let mut right: Vec<NodeId> = Vec::new();
-    let (mut why, mut remedy) = (Why::NotTakenIn, Vec::new());
+    let hold = damaged.iter().find_map(|copy| copy.state.hold);
+    let mut judgement = Judgement {
+        cause: cause_of_damage(first),
+        at: damaged.iter().map(|copy| copy.node).collect(),
+        right: Vec::new(),
+        hold,
+        why: Why::NotTakenIn,
+        remedy: Vec::new(),
+    };
     for copy in damaged {
-        let (Some(damage), own) = (&copy.state.damage, copy.entry()) else { continue };
-        let others = || copies.iter().filter(sound).filter_map(|c| Some((c, c.entry()?)));
-        // Elsewhere this very state is on record, and another version of it is not newer here.
-        let records_it = others().find(|(_, entry)| {
-            damage.found.as_ref() == Some(&entry.kind)
-                && own.is_none_or(|own| entry.version.includes(&own.version))
-        });
-        let bytes = matches!(
-            damage.cause,
-            DamageCause::Rot | DamageCause::Hidden | DamageCause::Unreadable
-        );
-        if let Some((holder, entry)) =
-            records_it.filter(|_| damage.cause != DamageCause::Unreadable)
-        {
-            (why, right) = (Why::BadRecord, vec![holder.node]);
-            remedy.push((copy.node, Order::Record(entry.clone())));
-        } else if bytes {
-            why = why_of(damage);
-            let content = own.and_then(|own| own.kind.content());
-            let holders = others()
-                .filter(|(_, entry)| content.is_some() && entry.kind.content() == content)
-                .map(|(holder, _)| holder.node);
-            right = holders.collect();
-            if !right.is_empty() {
-                remedy.push((copy.node, Order::Refetch(copy.entry()?.key.clone())));
-            }
-        } else {
-            why = why_of(damage);
-            if let Some(own) = own {
-                remedy.push((copy.node, Order::Rescan(own.key.clone())));
-            }
+        if let Some(damage) = &copy.state.damage {
+            against_damage(copies, copy, damage, &mut judgement);
         }
     }
-    let at = damaged.iter().map(|copy| copy.node).collect();
-    let hold = damaged.iter().find_map(|copy| copy.state.hold);
-    Some(Judgement { cause: cause_of_damage(first), at, right, hold, why, remedy })
+    Some(judgement)
+}
+
+/// One damaged copy: is it the file that is wrong, or the record?
+fn against_damage(copies: &[Copy], copy: &Copy, damage: &Damage, judgement: &mut Judgement) {
+    judgement.why = why_of(damage);
+    let Some(own) = copy.entry() else { return };
+    if damage.cause == DamageCause::Unrecorded {
+        judgement.remedy.push((copy.node, Order::Rescan(own.key.clone())));
+        return;
+    }
+    let sound = copies.iter().filter(|other| other.state.damage.is_none());
+    let others: Vec<(NodeId, &Entry)> = sound.filter_map(|o| Some((o.node, o.entry()?))).collect();
+    // What stands in the folder is what others have on record, and not an older state of it.
+    let is_found = |entry: &Entry| {
+        damage.found.as_ref() == Some(&entry.kind) && entry.version.includes(&own.version)
+    };
+    if let Some((holder, entry)) = others.iter().find(|(_, entry)| is_found(entry)) {
+        judgement.why = Why::BadRecord;
+        judgement.right = vec![*holder];
+        judgement.remedy.push((copy.node, Order::Record((*entry).clone())));
+        return;
+    }
+    let content = own.kind.content();
+    let holds = |entry: &Entry| match content {
+        Some(content) => entry.kind.content() == Some(content),
+        None => entry.kind == own.kind,
+    };
+    let right = others.iter().filter(|(_, entry)| holds(entry)).map(|(holder, _)| *holder);
+    judgement.right = right.collect();
+    if !judgement.right.is_empty() {
+        judgement.remedy.push((copy.node, Order::Refetch(own.key.clone())));
+    }
 }
 
 fn why_of(damage: &Damage) -> Why {
@@ -312,13 +319,17 @@ fn why_of(damage: &Damage) -> Why {
 
 fn cause_of_damage(copy: &Copy) -> Cause {
     let Some(damage) = &copy.state.damage else { return Cause::Corrupt };
+    let found = damage.found.as_ref();
+    let same_content =
+        matches!((found, recorded(copy)), (Some(found), Some(own)) if found.same_content(own));
     match damage.cause {
         DamageCause::Unrecorded if copy.state.hold.is_none() && !copy.caught_up => Cause::Pending,
-        DamageCause::Unrecorded => match (damage.found.as_ref(), recorded(copy)) {
+        DamageCause::Unrecorded => match (found, recorded(copy)) {
             (None, _) => Cause::Missing,
             (Some(_), None) => Cause::Extra,
             (found, own) => cause_of(found, own),
         },
+        _ if same_content => Cause::Metadata,
         _ => Cause::Corrupt,
     }
 }

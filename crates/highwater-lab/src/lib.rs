@@ -24,6 +24,7 @@ pub mod chaos;
 pub mod cluster;
 pub mod crash;
 pub mod cuts;
+pub mod damage;
 pub mod demo;
 pub mod dice;
 pub mod faults;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use highwater_core::check::{Damage, DamageCause};
 use highwater_core::{ContentHash, EntryKind, Key};
 use highwater_folder::{Expect, Observation, Problem, ProblemKind, StatPrint};
-use highwater_store::{StoreError, WantClass};
+use highwater_store::{EntryRow, StoreError, WantClass};
 
 use super::actor::{Actor, Open};
 use super::local::note;
@@ -151,29 +151,46 @@ impl Open {
             return Ok(true);
         }
         let Some(row) = self.replica.entry(key)? else { return Ok(false) };
-        let Some((content, _)) = row.entry.kind.content() else { return Ok(false) };
-        let (cause, print) = match self.damaged.get(key) {
-            Some(damaged) => (damaged.cause, Some(damaged.print)),
-            None => {
-                let found = self.replica.store().found(self.replica.number(), key)?;
-                let found = found.filter(|found| super::check::still_stands(found, Some(&row)));
-                let Some(found) = found else { return Ok(false) };
-                let print = found.print.as_deref().or(row.print.as_deref());
-                (found.cause, decode_print(print))
-            }
-        };
-        let bytes =
-            matches!(cause, DamageCause::Rot | DamageCause::Hidden | DamageCause::Unreadable);
-        let Some(print) = print.filter(|_| bytes) else { return Ok(false) };
+        let Some((cause, found, print)) = self.damaged_as(key, &row)? else { return Ok(false) };
         if !matches!(self.folder.print_of(key), Ok(Some(now)) if now == print) {
             return Ok(false);
         }
+        let whole = found.is_some_and(|found| found.same_content(&row.entry.kind));
+        let Some((content, _)) = row.entry.kind.content().filter(|_| !whole) else {
+            return self.dress_anew(row, &print);
+        };
         tracing::info!(%key, %content, "fetching a damaged file again");
         self.healings.under_way.insert(key.clone(), Healing { print, cause, aside: None });
         if self.replica.want(key)?.is_none() {
             self.replica.want_anew(row.entry);
         }
         Ok(true)
+    }
+
+    /// What stands there is right but for its metadata, which is set anew.
+    fn dress_anew(&mut self, row: EntryRow, print: &StatPrint) -> Result<bool, StoreError> {
+        self.replica.touched(&row, print)?;
+        self.replica.forget_found(&row.entry.key);
+        if self.replica.want(&row.entry.key)?.is_none() {
+            self.replica.want_anew(row.entry);
+        }
+        Ok(true)
+    }
+
+    /// How a file is damaged, what stands there, and its print.
+    fn damaged_as(
+        &self,
+        key: &Key,
+        row: &EntryRow,
+    ) -> Result<Option<(DamageCause, Option<EntryKind>, StatPrint)>, StoreError> {
+        let found = self.replica.store().found(self.replica.number(), key)?;
+        let found = found.filter(|found| super::check::still_stands(found, Some(row)));
+        let Some(found) = found.filter(|found| found.cause != DamageCause::Unrecorded) else {
+            let known = self.damaged.get(key);
+            return Ok(known.map(|known| (known.cause, known.found.clone(), known.print)));
+        };
+        let print = decode_print(found.print.as_deref().or(row.print.as_deref()));
+        Ok(print.map(|print| (found.cause, found.kind, print)))
     }
 
     /// What must stand under a key that is being healed: the damaged file, of which a second name is
