@@ -242,6 +242,8 @@ pub enum DamageCause {
     Unrecorded,
     /// It cannot be read.
     Unreadable,
+    /// It is being written.
+    Changing,
 }
 
 /// How far a deep pass is.

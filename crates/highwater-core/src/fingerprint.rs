@@ -213,14 +213,24 @@ impl Blocks {
         KeyRange { from, before }
     }
 
-    /// Divides the block that `key` lies in, by all its entries in key order. `false` when they are
+    /// The range of the block that begins with `from`, or of the first.
+    pub fn range_from(&self, from: Option<&Key>) -> KeyRange {
+        let behind = from.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let next = self.rest.range::<Key, _>((behind, std::ops::Bound::Unbounded)).next();
+        KeyRange { from: from.cloned(), before: next.map(|(from, _)| from.clone()) }
+    }
+
+    /// Divides a block, whose range this is, by all its entries in key order. `false` when they are
     /// not what the block was made of: the sum was wrong, and is right from now on.
     pub fn divide<'a>(
         &mut self,
-        key: &Key,
+        range: KeyRange,
         entries: impl IntoIterator<Item = (&'a Key, StateDigest)>,
     ) -> bool {
-        let range = self.range_of(key);
+        let before = match &range.from {
+            None => self.first,
+            Some(from) => self.rest.get(from).copied().unwrap_or_default(),
+        };
         let mut made: Vec<(Option<Key>, Fingerprint)> = vec![(range.from, Fingerprint::default())];
         let mut found = Fingerprint::default();
         for (key, digest) in entries {
@@ -232,7 +242,6 @@ impl Blocks {
                 last.add(&digest);
             }
         }
-        let before = *self.block_of(key);
         self.all.part(&before);
         self.all.join(&found);
         for (from, block) in made {
@@ -384,7 +393,8 @@ mod tests {
                     if blocks.add(&key, &digest) {
                         let range = blocks.range_of(&key);
                         let held = entries.iter().filter(|(key, _)| range.holds(key));
-                        prop_assert!(blocks.divide(&key, held.map(|(key, digest)| (key, *digest))));
+                        let held = held.map(|(key, digest)| (key, *digest));
+                        prop_assert!(blocks.divide(range.clone(), held));
                     }
                 }
             }
@@ -407,9 +417,9 @@ mod tests {
         blocks.remove(&key(5), &digest(5, 2));
         assert_ne!(blocks.all(), sum(entries.values()));
         let all = || entries.iter().map(|(key, digest)| (key, *digest));
-        assert!(!blocks.divide(&key(5), all()));
+        assert!(!blocks.divide(blocks.range_from(None), all()));
         assert_eq!(blocks.all(), sum(entries.values()));
-        assert!(blocks.divide(&key(5), all()));
+        assert!(blocks.divide(blocks.range_from(None), all()));
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub enum Why {
     NotTakenIn,
     /// The file cannot be read.
     Unreadable,
+    /// The file is being written.
+    BeingWritten,
 }
 
 /// Judges the copies of one key; `None` when they are the same and nothing is wrong with any.
@@ -279,6 +281,9 @@ fn of_damage(copies: &[Copy], damaged: &[&Copy]) -> Option<Judgement> {
 fn against_damage(copies: &[Copy], copy: &Copy, damage: &Damage, judgement: &mut Judgement) {
     judgement.why = why_of(damage);
     let Some(own) = copy.entry() else { return };
+    if copy.state.hold.is_some() || damage.cause == DamageCause::Changing {
+        return;
+    }
     if damage.cause == DamageCause::Unrecorded {
         judgement.remedy.push((copy.node, Order::Rescan(own.key.clone())));
         return;
@@ -314,6 +319,7 @@ fn why_of(damage: &Damage) -> Why {
         DamageCause::Record => Why::BadRecord,
         DamageCause::Unrecorded => Why::NotTakenIn,
         DamageCause::Unreadable => Why::Unreadable,
+        DamageCause::Changing => Why::BeingWritten,
     }
 }
 
@@ -323,6 +329,7 @@ fn cause_of_damage(copy: &Copy) -> Cause {
     let same_content =
         matches!((found, recorded(copy)), (Some(found), Some(own)) if found.same_content(own));
     match damage.cause {
+        DamageCause::Changing => Cause::Pending,
         DamageCause::Unrecorded if copy.state.hold.is_none() && !copy.caught_up => Cause::Pending,
         DamageCause::Unrecorded => match (found, recorded(copy)) {
             (None, _) => Cause::Missing,

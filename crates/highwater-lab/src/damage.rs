@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, SHARE};
 use crate::dice::Dice;
+use crate::node::Node;
 use crate::oracle::{self, Tree};
 use crate::tree;
 use wounds::{Patient, Wound};
@@ -102,6 +103,14 @@ pub fn run(options: &DamageOptions) -> Result<DamageReport> {
         }
     }
     Ok(report)
+}
+
+/// Flips a bit of a file of a stopped node, so that the node does not notice when it starts.
+///
+/// # Errors
+/// When there is no such file.
+pub fn rot_unnoticed(node: &Node, share: &str, key: &str, at: u64) -> Result<()> {
+    Patient::open(node, share)?.rot(&key.parse()?, at)
 }
 
 fn one_round(

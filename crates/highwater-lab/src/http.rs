@@ -10,12 +10,28 @@ use anyhow::{Context, Result, bail};
 /// that is stopped must not hold up the test that stopped it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Gets `path` from `addr` and returns the body of a `200` answer.
-pub(crate) fn get(addr: SocketAddr, path: &str) -> Result<Vec<u8>> {
+/// Gets `path` from `addr` and returns the body of an answer that says it went well.
+///
+/// # Errors
+/// Any other answer, or none.
+pub fn get(addr: SocketAddr, path: &str) -> Result<Vec<u8>> {
     request(addr, "GET", path, "")
 }
 
-/// Asks `addr` and returns the body of a `200` answer. Each of `headers` ends its line.
+/// Posts a JSON document to `path` and returns the body of an answer that says it went well.
+///
+/// # Errors
+/// Any other answer, or none.
+pub fn post(addr: SocketAddr, path: &str, document: &serde_json::Value) -> Result<Vec<u8>> {
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE)
+        .with_context(|| format!("connecting to http://{addr}{path}"))?;
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\n");
+    exchange(stream, &head, &document.to_string())
+        .with_context(|| format!("POST http://{addr}{path}"))
+}
+
+/// Asks `addr` and returns the body of an answer that says it went well. Each of `headers` ends its line.
 pub(crate) fn request(
     addr: SocketAddr,
     method: &str,
@@ -25,12 +41,13 @@ pub(crate) fn request(
     let stream = TcpStream::connect_timeout(&addr, PATIENCE)
         .with_context(|| format!("connecting to http://{addr}{path}"))?;
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\n{headers}");
-    exchange(stream, &head).with_context(|| format!("{method} http://{addr}{path}"))
+    exchange(stream, &head, "").with_context(|| format!("{method} http://{addr}{path}"))
 }
 
-fn exchange(mut stream: TcpStream, head: &str) -> Result<Vec<u8>> {
+fn exchange(mut stream: TcpStream, head: &str, body: &str) -> Result<Vec<u8>> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    let request = format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
@@ -40,7 +57,7 @@ fn exchange(mut stream: TcpStream, head: &str) -> Result<Vec<u8>> {
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let body = answer.split_off(end + 4);
     let first = head.lines().next().unwrap_or_default();
-    if first.split(' ').nth(1) != Some("200") {
+    if !first.split(' ').nth(1).is_some_and(|code| code.starts_with('2')) {
         bail!("answered {first}: {}", String::from_utf8_lossy(&body));
     }
     if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {

@@ -30,7 +30,7 @@ pub mod dice;
 pub mod faults;
 pub mod fuzz;
 pub mod hostile;
-mod http;
+pub mod http;
 pub mod merge;
 pub mod net;
 pub mod node;

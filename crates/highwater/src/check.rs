@@ -28,6 +28,7 @@ pub use highwater_core::check::CheckId;
 use highwater_core::{NodeId, ShareName};
 use tokio::sync::watch;
 
+use crate::report::{CheckBrief, LastChecks};
 use history::History;
 pub use lead::DIFFERENCES_MAX;
 pub(crate) use lead::Lead;
@@ -58,11 +59,46 @@ pub struct CheckSpec {
 pub(crate) struct Checks {
     history: Arc<History>,
     live: Mutex<BTreeMap<CheckId, watch::Receiver<CheckReport>>>,
+    latest: Arc<Mutex<Latest>>,
+}
+
+/// The latest checks of each share that came to their end.
+type Latest = BTreeMap<ShareName, LastChecks>;
+
+/// Takes note of a check that came to its end.
+fn note(latest: &mut Latest, report: &CheckReport) {
+    if report.state != CheckState::Done {
+        return;
+    }
+    let checks = latest.entry(report.share.clone()).or_default();
+    let newest = |slot: &mut Option<CheckBrief>| {
+        if slot.as_ref().is_none_or(|known| known.started <= report.started) {
+            *slot = Some(brief(report));
+        }
+    };
+    newest(&mut checks.last);
+    if report.origin == Origin::Scrub {
+        newest(&mut checks.scrub);
+    }
+}
+
+fn brief(report: &CheckReport) -> CheckBrief {
+    CheckBrief {
+        id: report.id.clone(),
+        started: report.started.clone(),
+        deep: report.deep,
+        outcome: report.outcome.to_string(),
+        differences: report.differences.len() as u64 + report.more,
+    }
 }
 
 impl Checks {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { history: Arc::new(History::new(dir)), live: Mutex::default() }
+        let history = History::new(dir);
+        let mut latest = Latest::new();
+        history.all().iter().for_each(|report| note(&mut latest, report));
+        let latest = Arc::new(Mutex::new(latest));
+        Self { history: Arc::new(history), live: Mutex::default(), latest }
     }
 
     /// Every check that is known, the latest first.
@@ -89,14 +125,21 @@ impl Checks {
         reports.find(|report| report.share == *share && report.state == CheckState::Running)
     }
 
-    /// The latest check of a share that came to its end, and that node led itself.
-    pub(crate) fn latest(&self, share: &ShareName, origin: Option<Origin>) -> Option<CheckReport> {
-        let fits = |report: &CheckReport| {
-            report.share == *share
-                && report.state == CheckState::Done
-                && origin.is_none_or(|origin| report.origin == origin)
-        };
-        self.list().into_iter().find(fits)
+    /// When the latest scrub of a share began, RFC 3339.
+    pub(crate) fn scrubbed(&self, share: &ShareName) -> Option<String> {
+        self.latest().get(share)?.scrub.as_ref().map(|scrub| scrub.started.clone())
+    }
+
+    /// The latest checks of a share, in a line each.
+    pub(crate) fn brief(&self, share: &ShareName) -> Option<LastChecks> {
+        let running = self.running(share).map(|report| brief(&report));
+        let kept = self.latest().get(share).cloned().unwrap_or_default();
+        let checks = LastChecks { running, ..kept };
+        (checks != LastChecks::default()).then_some(checks)
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The reports of checks that a stop of the daemon broke off.
@@ -116,9 +159,11 @@ impl Checks {
             live.insert(id, told.clone());
         }
         let (history, keeping) = (Arc::clone(&self.history), told.clone());
+        let (latest, ended) = (Arc::clone(&self.latest), told.clone());
         tokio::spawn(async move {
             let writing = tokio::spawn(keep(history, keeping));
             lead.run().await;
+            note(&mut latest.lock().unwrap_or_else(PoisonError::into_inner), &ended.borrow());
             // It ends with the report that says so.
             let _ = writing.await;
         });

@@ -93,6 +93,35 @@ pub struct ShareStatus {
     pub problems: Vec<Problem>,
     /// The peers that this share is exchanged with.
     pub peers: Vec<PeerStatus>,
+    /// The latest check that this node led, and the latest that it made by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<LastChecks>,
+}
+
+/// The latest checks of a share.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LastChecks {
+    /// The one under way.
+    pub running: Option<CheckBrief>,
+    /// The latest that came to its end.
+    pub last: Option<CheckBrief>,
+    /// The latest in the background, in which every byte here was read again.
+    pub scrub: Option<CheckBrief>,
+}
+
+/// A check in a line.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CheckBrief {
+    /// Which: `GET /api/v1/checks/{id}` tells all of it.
+    pub id: String,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// Whether every byte was read again.
+    pub deep: bool,
+    /// `identical`, `pending`, `different`, `incomplete` or `unknown`.
+    pub outcome: String,
+    /// Keys that differed.
+    pub differences: u64,
 }
 
 /// What is still to come.

@@ -82,6 +82,17 @@ impl Patient {
         Ok(Self { folder: node.folder(share), store, number, rows, head, taken: BTreeSet::new() })
     }
 
+    /// Flips a bit, and forges the record.
+    pub(super) fn rot(&self, key: &Key, at: u64) -> Result<()> {
+        let row = self.rows.iter().find(|row| row.entry.key == *key).context("no such entry")?;
+        unnoticed(&self.path(key), |file| {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at)?;
+            Ok(file.write_all_at(&[byte[0] ^ 1], at)?)
+        })?;
+        self.forge(row)
+    }
+
     fn path(&self, key: &Key) -> PathBuf {
         self.folder.join(key.as_str())
     }
@@ -198,8 +209,8 @@ fn swapped(patient: &mut Patient, dice: &mut Dice) -> Result<Option<Vec<Wound>>>
 }
 
 fn other_mode(patient: &mut Patient, dice: &mut Dice) -> Result<Option<Vec<Wound>>> {
-    let is_link = |row: &EntryRow| matches!(row.entry.kind, EntryKind::Symlink { .. });
-    let Some(row) = patient.draw(dice, |row| !is_link(row)) else { return Ok(None) };
+    // The mode of a directory is looked at by every scan, so that of a file is damaged.
+    let Some(row) = patient.draw_file(dice) else { return Ok(None) };
     let path = patient.path(&row.entry.key);
     let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
     fs::set_permissions(&path, fs::Permissions::from_mode(mode ^ 0o020))?;

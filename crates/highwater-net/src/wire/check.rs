@@ -158,6 +158,7 @@ fn damage_out(damage: Damage) -> proto::Damage {
         DamageCause::Record => DamageReason::DamageRecord,
         DamageCause::Unrecorded => DamageReason::DamageUnrecorded,
         DamageCause::Unreadable => DamageReason::DamageUnreadable,
+        DamageCause::Changing => DamageReason::DamageChanging,
     };
     let found = damage.found.and_then(|found| match kind_out(found) {
         Kind::File(file) => Some(Found::File(file)),
@@ -357,6 +358,7 @@ fn damage(damage: proto::Damage) -> Result<Damage, BadFrame> {
         Ok(DamageReason::DamageRecord) => DamageCause::Record,
         Ok(DamageReason::DamageUnrecorded) => DamageCause::Unrecorded,
         Ok(DamageReason::DamageUnreadable) => DamageCause::Unreadable,
+        Ok(DamageReason::DamageChanging) => DamageCause::Changing,
         Ok(DamageReason::DamageUnspecified) | Err(_) => {
             return Err(bad("damage.cause", "is unknown".to_owned()));
         }

@@ -16,10 +16,10 @@ use highwater_folder::{
     Audit, AuditError, AuditSink, Discord, DiscordCause, Found, IgnoreRules, StatPrint,
 };
 use highwater_store::{Commit, DeepRow, FoundRow, StoreError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::share::check::CheckCall;
-use crate::share::replica::encode_print;
+use crate::share::replica::{decode_print, encode_print};
 use crate::share::scanner::Index;
 use crate::share::{Event, Stock};
 
@@ -190,7 +190,28 @@ impl Pass {
         }
         self.record(findings)?;
         read?;
-        self.settle(&audit)
+        self.settle(&audit)?;
+        self.prove_fingerprints();
+        Ok(())
+    }
+
+    /// Has the share prove the fingerprints that nodes compare, block by block, by its entries. One that
+    /// was wrong is set right, and said in the log.
+    fn prove_fingerprints(&self) {
+        let mut from = None;
+        while !self.stop.load(Ordering::Relaxed) {
+            let Some(events) = self.events.upgrade() else { return };
+            let (answer, answered) = oneshot::channel();
+            let call = CheckCall::Prove(from.take(), answer);
+            // A share that is ending proves them when it is opened: it sums them up anew.
+            if events.blocking_send(Event::Check(call)).is_err() {
+                return;
+            }
+            match answered.blocking_recv() {
+                Ok((_, Some(next))) => from = Some(next),
+                Ok((_, None)) | Err(_) => return,
+            }
+        }
     }
 
     /// Looks again at what may have been an edit, after the share has had time to take it in.
@@ -214,21 +235,19 @@ impl Pass {
         }
         // What goes on being written is nobody's damage.
         for key in self.unsettled()? {
-            let found = self.stock.store.found(self.stock.number, &key)?;
-            let print =
-                found.and_then(|row| crate::share::replica::decode_print(row.print.as_deref()));
-            if print.is_none_or(|print| is_recent(&print)) && !self.is_gone(&key)? {
-                self.replace(&key, None)?;
+            let Some(found) = self.stock.store.found(self.stock.number, &key)? else { continue };
+            let print = decode_print(found.print.as_deref());
+            let is_gone = found.kind.is_none() && self.is_absent(&key);
+            if !is_gone && print.is_none_or(|print| is_recent(&print)) {
+                let cause = DamageCause::Changing;
+                self.replace(&key, Some((key.clone(), FoundRow { cause, ..found })))?;
             }
         }
         Ok(())
     }
 
-    /// Whether nothing stands under a key that is on record: that does not look recent, but lasts.
-    fn is_gone(&self, key: &Key) -> Result<bool, StoreError> {
-        let found = self.stock.store.found(self.stock.number, key)?;
-        let absent = matches!(self.stock.root.print_of(key), Ok(None));
-        Ok(absent && found.is_some_and(|found| found.kind.is_none()))
+    fn is_absent(&self, key: &Key) -> bool {
+        matches!(self.stock.root.print_of(key), Ok(None))
     }
 
     fn unsettled(&self) -> Result<Vec<Key>, StoreError> {

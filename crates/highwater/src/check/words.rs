@@ -123,6 +123,7 @@ fn verdict(judged: &Judgement, names: &Names) -> String {
             }
         },
         Why::NotTakenIn => format!("{at} does not take in what stands in its folder"),
+        Why::BeingWritten => format!("it is being written at {at}"),
         Why::Unreadable => has(&format!("the file at {at} cannot be read")),
     }
 }
@@ -143,6 +144,7 @@ fn message(judged: &Judgement, share: &ShareName) -> String {
     let repair = || format!("`highwater check {share} --repair` mends it");
     let deep = || format!("`highwater check {share} --deep --repair` mends it");
     match judged.why {
+        Why::BeingWritten => "check again when it is not".into(),
         Why::OnItsWay => "wait, or look at `highwater status` if it lasts".into(),
         Why::HeldUp => "`highwater status` there says what stands in the way".into(),
         Why::ContentLost => "write the file anew, or put it back from a backup".into(),

@@ -20,8 +20,10 @@ use crate::share::machine::wall_now;
 use highwater_core::fingerprint::{Fingerprint, KeyRange};
 use highwater_core::wire::Control;
 
-/// How often it is looked whether a share is due to be read again.
-const SCRUB_LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether a share is due to be read again: within a tenth of the interval,
+/// and no more often than that costs something.
+const SCRUB_LOOK_MIN: Duration = Duration::from_millis(200);
+const SCRUB_LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// The share's entries in one hash.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -190,8 +192,8 @@ impl Inner {
         }
         let now = SystemTime::now();
         let due = desks.keys().filter(|share| idle(share)).filter_map(|share| {
-            let last = self.checks.latest(share, Some(Origin::Scrub));
-            let since = last.and_then(|report| report.started.parse::<jiff::Timestamp>().ok());
+            let last = self.checks.scrubbed(share);
+            let since = last.and_then(|started| started.parse::<jiff::Timestamp>().ok());
             // A share that was never read counts from its staggered place within the interval, so
             // that shares, and nodes, do not all read at once.
             let begun = match since {
@@ -226,7 +228,12 @@ fn stagger(node: &NodeId, share: &ShareName, interval: Duration) -> Duration {
 /// Begins scrubs when they are due, as long as the engine lives.
 pub(super) async fn scrub(engine: Weak<Inner>) {
     loop {
-        tokio::time::sleep(SCRUB_LOOK_EVERY).await;
+        let Some(interval) = engine.upgrade().map(|engine| engine.config().check.scrub_interval)
+        else {
+            return;
+        };
+        let look_every = interval.map_or(SCRUB_LOOK_MAX, |interval| interval / 10);
+        tokio::time::sleep(look_every.clamp(SCRUB_LOOK_MIN, SCRUB_LOOK_MAX)).await;
         let Some(engine) = engine.upgrade() else { return };
         engine.scrub_if_due().await;
     }

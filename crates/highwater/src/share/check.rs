@@ -12,7 +12,7 @@ use highwater_core::check::{
     PARTS_MAX, States, Stuck, Wanted,
 };
 use highwater_core::fingerprint::{Fingerprint, KeyRange, StateDigest};
-use highwater_core::{Entry, Key, NodeId, Seq};
+use highwater_core::{Entry, EntryKind, Key, NodeId, Seq};
 use highwater_folder::Scope;
 use highwater_store::{EntryRow, FoundRow, StoreError, WantClass};
 use tokio::sync::oneshot;
@@ -32,6 +32,8 @@ pub(crate) enum CheckCall {
     Sums(Vec<KeyRange>, oneshot::Sender<Option<Vec<Fingerprint>>>),
     /// The entries in a range: up to [`ITEMS_MAX`], and where the rest begins.
     Items(KeyRange, oneshot::Sender<Option<Page>>),
+    /// Is the fingerprint of the block right that begins here? Where the next one begins.
+    Prove(Option<Key>, oneshot::Sender<(bool, Option<Key>)>),
     /// Something was found to differ by reading everything again.
     Found(Key, DamageCause),
 }
@@ -55,6 +57,10 @@ impl Actor {
             CheckCall::Items(range, answer) => {
                 let Some(open) = self.open.as_ref().filter(|_| self.ready) else { return Ok(()) };
                 drop(answer.send(Some(page(&open.replica, &range)?)));
+            }
+            CheckCall::Prove(from, answer) => {
+                let Some(open) = self.open.as_mut().filter(|_| self.ready) else { return Ok(()) };
+                drop(answer.send(open.replica.prove_block(from.as_ref())?));
             }
             CheckCall::Found(key, cause) => self.found_damaged(&key, cause)?,
         }
@@ -89,7 +95,8 @@ impl Actor {
         };
         let all = open.replica.blocks().all();
         let deep = open.replica.store().deep(open.replica.number())?;
-        let damaged = !open.damaged.is_empty() || deep.is_some_and(|deep| deep.found > 0);
+        let known = open.damaged.len() + open.receive_only.len() + self.gone.held.len();
+        let damaged = known > 0 || deep.is_some_and(|deep| deep.found > 0);
         let (mut looks, mut bytes) = (Vec::with_capacity(claims.len()), 0);
         for claim in claims {
             let look = look(&open.replica, claim)?;
@@ -150,7 +157,11 @@ impl Actor {
             "lost_content" => Stuck::ContentLost,
             _ => Stuck::CannotPlace,
         });
-        let damage = open.damage_of(key, row.as_ref())?;
+        let damage = match open.local_changes.get(key) {
+            Some((kind, _)) => Some(unrecorded(Some(kind.clone()))),
+            None if local || held_delete => Some(unrecorded(None)),
+            None => open.damage_of(key, row.as_ref())?,
+        };
         let wanted = want.map(|(_, want)| Wanted { entry: want.entry, stuck });
         let recorded = row.map(|row| (row.seq, row.entry));
         Ok(KeyState { recorded, wanted, damage, hold })
@@ -174,8 +185,13 @@ impl Actor {
         for key in store.found_after(number, after).take(PAGE_KEYS_MAX) {
             keys.insert(key?);
         }
-        let behind = open.damaged.keys().filter(|key| after.is_none_or(|after| *key > after));
-        keys.extend(behind.take(PAGE_KEYS_MAX).cloned());
+        let behind = |key: &Key| after.is_none_or(|after| key > after);
+        let damaged = open.damaged.keys().filter(|key| behind(key)).take(PAGE_KEYS_MAX);
+        keys.extend(damaged.cloned());
+        // Changes in a receive-only folder are kept by their path, in its order.
+        let local = open.receive_only.keys().filter_map(|path| path.parse().ok());
+        keys.extend(local.filter(behind));
+        keys.extend(self.gone.held.iter().filter(|key| behind(key)).cloned());
         let mut bytes = 0;
         let within = keys.into_iter().take(PAGE_KEYS_MAX).take_while(|key| {
             let fits = bytes <= KEYS_BYTES_MAX;
@@ -238,6 +254,11 @@ impl Open {
         self.replica.correct(entry.clone(), &print, row)?;
         Ok(true)
     }
+}
+
+/// What stands in the folder, known and not on record.
+fn unrecorded(found: Option<EntryKind>) -> Damage {
+    Damage { cause: DamageCause::Unrecorded, found, range: None }
 }
 
 /// Whether what a deep pass found is still to be believed: the record has not moved on, and does not

@@ -133,7 +133,7 @@ impl Open {
             DamageCause::Unreadable => {
                 "it cannot be read: check the disk and the permissions".into()
             }
-            DamageCause::Unrecorded => return,
+            DamageCause::Unrecorded | DamageCause::Changing => return,
         };
         note(&mut self.standing_problems, Problem::at(key, ProblemKind::Corrupt, message));
     }

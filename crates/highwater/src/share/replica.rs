@@ -265,19 +265,32 @@ impl Replica {
     /// which proves the sums.
     fn divide_grown(&mut self) -> Result<(), StoreError> {
         while let Some(key) = self.grown.pop_first() {
-            if !self.prove_block(&key)? {
-                tracing::warn!(share = %self.name, %key, "a fingerprint was wrong and is set right");
-            }
+            self.prove(self.blocks.range_of(&key))?;
         }
         Ok(())
     }
 
-    /// Reads the entries of the block that `key` lies in, and divides it by them. Whether its sum was
-    /// right. Only while nothing is pending.
-    pub(crate) fn prove_block(&mut self, key: &Key) -> Result<bool, StoreError> {
-        let range = self.blocks.range_of(key);
+    /// Reads the entries of a block, and divides it by them. Whether its sum was right. Only while
+    /// nothing is pending.
+    fn prove(&mut self, range: KeyRange) -> Result<bool, StoreError> {
         let entries = self.digests_in(&range).collect::<Result<Vec<_>, _>>()?;
-        Ok(self.blocks.divide(key, entries.iter().map(|(key, digest)| (key, *digest))))
+        let digests = entries.iter().map(|(key, digest)| (key, *digest));
+        let sound = self.blocks.divide(range, digests);
+        if !sound {
+            tracing::warn!(share = %self.name, "a fingerprint of the index was wrong and is set right");
+        }
+        Ok(sound)
+    }
+
+    /// Proves the block that begins with `from`, or the first: whether its fingerprint was right, and
+    /// where the next begins.
+    pub(crate) fn prove_block(
+        &mut self,
+        from: Option<&Key>,
+    ) -> Result<(bool, Option<Key>), StoreError> {
+        let range = self.blocks.range_from(from);
+        let next = range.before.clone();
+        Ok((self.prove(range)?, next))
     }
 
     /// The live entries of a range with their digests, in order, as the store has them.

@@ -24,6 +24,7 @@ pub(crate) fn blank(config: &ShareConfig) -> ShareStatus {
         conflicts: 0,
         problems: Vec::new(),
         peers: Vec::new(),
+        check: None,
     }
 }
 
