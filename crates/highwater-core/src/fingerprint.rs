@@ -10,6 +10,9 @@
 //! of what is read again at its two ends. It holds no entries: whoever keeps it brings them.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 
 use crate::entry::EntryKind;
 use crate::id::hex;
@@ -29,7 +32,11 @@ pub struct StateDigest(pub [u8; 32]);
 impl StateDigest {
     /// The digest of what stands under a key.
     pub fn of(key: &Key, kind: &EntryKind) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("highwater 2026-11 entry state");
+        // The context's own hash, which would cost as much as the entry's each time.
+        static CONTEXT: OnceLock<ContextKey> = OnceLock::new();
+        let context =
+            CONTEXT.get_or_init(|| hash_derive_key_context("highwater 2026-11 entry state"));
+        let mut hasher = blake3::Hasher::new_from_context_key(context);
         crate::entry::key_field(&mut hasher, key);
         crate::entry::kind_fields(&mut hasher, kind);
         Self(*hasher.finalize().as_bytes())

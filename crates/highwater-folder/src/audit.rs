@@ -161,7 +161,8 @@ impl Audit<'_> {
             Walk { audit: self, device, after: None, sink: &mut quiet, buffer: Vec::new() };
         let found = match self.root.open_parent(key) {
             Ok(parent) => {
-                walk.look(parent.as_fd(), key, None).map_or(Found::Changing, |(it, _)| it)
+                let looked = walk.look(parent.as_fd(), key, None, known.as_ref());
+                looked.map_or(Found::Changing, |(it, _)| it)
             }
             Err(errno) if proves_absence(errno) => Found::Absent,
             Err(errno) => Found::Unreadable(errno.to_string()),
@@ -237,7 +238,7 @@ impl Walk<'_> {
             while expected.next_if(|entry| entry.key.is_inside(key)).is_some() {}
             return Ok(());
         }
-        let (found, opened) = self.look(dir, key, Some(hint))?;
+        let (found, opened) = self.look(dir, key, Some(hint), known.as_ref())?;
         if matches!(found, Found::Unreadable(_)) {
             while expected.next_if(|entry| entry.key.is_inside(key)).is_some() {}
         }
@@ -272,7 +273,7 @@ impl Walk<'_> {
             return Ok(());
         }
         let found = match self.audit.root.open_parent(&entry.key) {
-            Ok(parent) => self.look(parent.as_fd(), &entry.key, None)?.0,
+            Ok(parent) => self.look(parent.as_fd(), &entry.key, None, Some(entry))?.0,
             Err(errno) if proves_absence(errno) => Found::Absent,
             Err(errno) => Found::Unreadable(errno.to_string()),
         };
@@ -285,9 +286,10 @@ impl Walk<'_> {
         dir: BorrowedFd<'_>,
         key: &Key,
         hint: Option<FileType>,
+        known: Option<&KnownEntry>,
     ) -> Result<(Found, Option<Listing>), AuditError> {
         let looked = match self.class(dir, key, hint) {
-            Ok(Class::File) => return Ok((self.file(dir, key)?, None)),
+            Ok(Class::File) => return Ok((self.file(dir, key, known)?, None)),
             Ok(Class::Directory) => return Ok(self.opened(dir, key)),
             Ok(Class::Symlink) => link(dir, key),
             Ok(Class::Special) => Ok(Found::Unreadable("it is a device, FIFO or socket".into())),
@@ -329,8 +331,14 @@ impl Walk<'_> {
         }
     }
 
-    /// Reads a file between two looks at its print.
-    fn file(&mut self, dir: BorrowedFd<'_>, key: &Key) -> Result<Found, AuditError> {
+    /// Reads a file between two looks at its print. What is as recorded needs no second look: nobody
+    /// writes the very bytes by chance.
+    fn file(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        key: &Key,
+        known: Option<&KnownEntry>,
+    ) -> Result<Found, AuditError> {
         let file = match open_beneath(dir, key.name(), OFlags::RDONLY) {
             Ok(file) => File::from(file),
             Err(Errno::LOOP | Errno::NXIO) => return Ok(Found::Changing),
@@ -356,11 +364,15 @@ impl Walk<'_> {
             Err(error) => return Ok(Found::Unreadable(error.to_string())),
         };
         let StatPrint { size, mode, mtime, .. } = before;
-        let state = || Found::State(EntryKind::File { size, content, mode, mtime }, before);
-        Ok(print().map_or_else(not_found, |(after, _)| match after == before {
-            true => state(),
-            false => Found::Changing,
-        }))
+        let kind = EntryKind::File { size, content, mode, mtime };
+        if known.is_some_and(|known| known.kind == kind) {
+            return Ok(Found::State(kind, before));
+        }
+        Ok(match print() {
+            Ok((after, _)) if after == before => Found::State(kind, before),
+            Ok(_) => Found::Changing,
+            Err(errno) => not_found(errno),
+        })
     }
 
     /// The hash of the first `size` bytes; `None` when there are fewer.

@@ -113,6 +113,15 @@ pub fn rot_unnoticed(node: &Node, share: &str, key: &str, at: u64) -> Result<()>
     Patient::open(node, share)?.rot(&key.parse()?, at)
 }
 
+/// Takes entries from a stopped node, files and records, as if it had never heard of them.
+///
+/// # Errors
+/// When one is not there.
+pub fn lose_unnoticed(node: &Node, share: &str, keys: &[String]) -> Result<()> {
+    let patient = Patient::open(node, share)?;
+    keys.iter().try_for_each(|key| patient.lose(&key.parse()?))
+}
+
 fn one_round(
     cluster: &mut Cluster,
     dice: &mut Dice,

@@ -21,6 +21,7 @@
 
 pub mod bench;
 pub mod chaos;
+pub mod checkbench;
 pub mod cluster;
 pub mod crash;
 pub mod cuts;

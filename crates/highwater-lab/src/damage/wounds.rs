@@ -93,6 +93,16 @@ impl Patient {
         self.forge(row)
     }
 
+    /// Removes a file and its record.
+    pub(super) fn lose(&self, key: &Key) -> Result<()> {
+        let row = self.rows.iter().find(|row| row.entry.key == *key);
+        let row = row.with_context(|| format!("'{key}' is not on record"))?;
+        fs::remove_file(self.path(key))?;
+        let mut commit = Commit::new();
+        commit.forget_entry(self.number, key, Some(row.seq));
+        Ok(self.store.commit(commit)?)
+    }
+
     fn path(&self, key: &Key) -> PathBuf {
         self.folder.join(key.as_str())
     }
@@ -246,10 +256,7 @@ fn missing(patient: &mut Patient, dice: &mut Dice) -> Result<Option<Vec<Wound>>>
     let head = patient.head;
     let fits = |row: &EntryRow| row.entry.kind.size() > 0 && row.seq != head;
     let Some(row) = patient.draw(dice, fits) else { return Ok(None) };
-    fs::remove_file(patient.path(&row.entry.key))?;
-    let mut commit = Commit::new();
-    commit.forget_entry(patient.number, &row.entry.key, Some(row.seq));
-    patient.store.commit(commit)?;
+    patient.lose(&row.entry.key)?;
     Ok(Some(vec![wound("missing", &row, "missing")]))
 }
 

@@ -166,8 +166,12 @@ impl Pass {
         match self.read_all() {
             Ok(()) => {
                 self.row.done = true;
-                if let Err(error) = self.record(Vec::new()) {
-                    tracing::warn!(%error, "a deep check could not be recorded");
+                match self.record(Vec::new()) {
+                    Ok(()) => {
+                        self.tell();
+                        self.prove_fingerprints();
+                    }
+                    Err(error) => tracing::warn!(%error, "a deep check could not be recorded"),
                 }
             }
             Err(PassError::Audit(AuditError::Stopped)) => {}
@@ -190,9 +194,7 @@ impl Pass {
         }
         self.record(findings)?;
         read?;
-        self.settle(&audit)?;
-        self.prove_fingerprints();
-        Ok(())
+        self.settle(&audit)
     }
 
     /// Has the share prove the fingerprints that nodes compare, block by block, by its entries. One that

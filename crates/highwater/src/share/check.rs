@@ -191,7 +191,9 @@ impl Actor {
         // Changes in a receive-only folder are kept by their path, in its order.
         let local = open.receive_only.keys().filter_map(|path| path.parse().ok());
         keys.extend(local.filter(behind));
-        keys.extend(self.gone.held.iter().filter(|key| behind(key)).cloned());
+        // These are kept from the last to the first.
+        let held = self.gone.held.iter().rev().filter(|key| behind(key)).take(PAGE_KEYS_MAX);
+        keys.extend(held.cloned());
         let mut bytes = 0;
         let within = keys.into_iter().take(PAGE_KEYS_MAX).take_while(|key| {
             let fits = bytes <= KEYS_BYTES_MAX;
