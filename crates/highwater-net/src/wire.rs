@@ -5,6 +5,8 @@
 //! breaks a rule is refused with the name of the field.
 
 mod check;
+#[cfg(test)]
+mod check_tests;
 mod incoming;
 #[cfg(test)]
 mod tests;
