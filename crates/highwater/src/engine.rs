@@ -183,6 +183,7 @@ impl Engine {
             let peers = listed_peers(&config, &share.name);
             match shares.get(&share.name) {
                 Some(running) => {
+                    running.counter.deep.set_rate_max(config.check.deep_rate);
                     // At once: the links that follow are announced to those who list their peer.
                     running.counter.set_peers(peers.clone());
                     let told = Event::Command(Command::SetPeers(peers));
@@ -282,6 +283,7 @@ impl Inner {
     ) -> Result<Share, EngineError> {
         let share = Share::start(config.clone(), peers, self.around.clone());
         let share = share.map_err(EngineError::Thread)?;
+        share.counter.deep.set_rate_max(self.config().check.deep_rate);
         let desk = Desk {
             counter: Arc::clone(&share.counter),
             events: share.events.downgrade(),

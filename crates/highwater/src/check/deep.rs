@@ -6,7 +6,7 @@
 //! at again at the end: only what stays different then was found.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,7 +44,11 @@ const FORGET_ROWS: usize = 1024;
 
 /// The deep passes of one share: one at a time.
 #[derive(Debug, Default)]
-pub(crate) struct DeepDesk(Mutex<Option<Running>>);
+pub(crate) struct DeepDesk {
+    running: Mutex<Option<Running>>,
+    /// Bytes a second that this node reads at most, whoever asks; 0 for no limit.
+    rate_max: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -79,6 +83,11 @@ pub(crate) enum DeepError {
 }
 
 impl DeepDesk {
+    /// Sets how many bytes a second this node reads at most, from the next pass on.
+    pub(crate) fn set_rate_max(&self, rate: u64) {
+        self.rate_max.store(rate, Ordering::Relaxed);
+    }
+
     /// Begins a pass, goes on with it, or finds it under way or done.
     pub(crate) fn begin(
         &self,
@@ -87,6 +96,8 @@ impl DeepDesk {
         events: mpsc::WeakSender<Event>,
         order: DeepOrder,
     ) -> Result<watch::Receiver<DeepProgress>, DeepError> {
+        let rate = slower(order.rate, self.rate_max.load(Ordering::Relaxed));
+        let order = DeepOrder { rate, ..order };
         let mut running = self.running();
         if let Some(other) = running.as_ref() {
             let ended = other.progress.has_changed().is_err();
@@ -117,7 +128,15 @@ impl DeepDesk {
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The slower of two rates, of which 0 is no limit.
+fn slower(a: u64, b: u64) -> u64 {
+    match (a, b) {
+        (0, rate) | (rate, 0) => rate,
+        (a, b) => a.min(b),
     }
 }
 
