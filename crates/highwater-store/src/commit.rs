@@ -94,7 +94,19 @@ impl Commit {
 
     /// Records a manifest.
     pub fn put_manifest(&mut self, share: ShareNumber, manifest: &Manifest) {
-        for (part, chunks) in manifest.chunks().chunks(MANIFEST_PART_CHUNKS).enumerate() {
+        self.put_manifest_parts(share, manifest, 0, usize::MAX);
+    }
+
+    /// Records up to `count` parts of a manifest, from the part `first` on.
+    pub(crate) fn put_manifest_parts(
+        &mut self,
+        share: ShareNumber,
+        manifest: &Manifest,
+        first: usize,
+        count: usize,
+    ) {
+        let parts = manifest.chunks().chunks(MANIFEST_PART_CHUNKS).enumerate();
+        for (part, chunks) in parts.skip(first).take(count) {
             let key = part_key(b'm', share, &manifest.content(), part);
             self.put(key, encode(&ManifestPart(chunks.to_vec())));
         }

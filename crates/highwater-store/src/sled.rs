@@ -11,10 +11,11 @@
 //!   16 values, so they should stay below 7 KiB; an entry with the longest key, the longest link
 //!   target and hundreds of actors can be larger, and that is not prevented.
 //! - Damage can panic instead of returning an error, so opening is wrapped.
+//! - It opens its files through links, and writes over what they lead to. Links are refused.
 //! - A damaged record ends the log: what stands behind it is gone, and no error says so. The store
 //!   is an older copy of itself then, which generations and digests are there to notice.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,7 @@ impl From<sled::Error> for DatabaseError {
 impl Database {
     /// Opens or makes the database in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, DatabaseError> {
+        refuse_links(dir)?;
         remove_interrupted_snapshots(dir)?;
         let db = match open_patiently(dir) {
             Err(DatabaseError::Damaged(_)) if set_snapshots_aside(dir)? => open_patiently(dir)?,
@@ -125,14 +127,30 @@ fn open_once(dir: &Path) -> Result<sled::Db, DatabaseError> {
     }
 }
 
+/// The directory itself may be a link: somebody keeps it on another disk. What is in it is ours.
+fn refuse_links(dir: &Path) -> io::Result<()> {
+    for file in files(dir)? {
+        if file.file_type()?.is_symlink() {
+            let path = file.path();
+            let why = format!("{} is a link, which is not followed; remove it", path.display());
+            return Err(io::Error::other(why));
+        }
+    }
+    Ok(())
+}
+
+/// What is in the directory; nothing when it is not there.
+fn files(dir: &Path) -> io::Result<Vec<DirEntry>> {
+    match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listing => listing?.collect(),
+    }
+}
+
 fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let listing = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        other => other?,
-    };
-    for file in listing {
-        let path = file?.path();
+    for file in files(dir)? {
+        let path = file.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         if name.is_some_and(|name| name.starts_with("snap.")) {
             found.push(path);

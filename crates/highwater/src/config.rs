@@ -282,13 +282,18 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
     let file = std::fs::File::open(path)
         .map_err(|e| fail(format!("cannot open the configuration: {e}")))?;
     let mut text = String::new();
-    file.take(CONFIG_BYTES_MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(|e| fail(format!("cannot read the configuration: {e}")))?;
+    file.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| fail(unreadable(&e)))?;
     if text.len() as u64 > CONFIG_BYTES_MAX {
         return Err(fail(format!("a configuration has at most {CONFIG_BYTES_MAX} bytes")));
     }
     Ok(text)
+}
+
+fn unreadable(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        return "this is not UTF-8 text; write it anew, or restore it from a backup".to_owned();
+    }
+    format!("cannot read the configuration: {error}")
 }
 
 /// Whether two directories are the same or one lies in the other, symlinks resolved as far as

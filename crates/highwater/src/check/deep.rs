@@ -202,7 +202,8 @@ impl Pass {
     fn read_all(&mut self) -> Result<(), PassError> {
         let rules = IgnoreRules::load(&self.stock.root).0;
         let (root, from_disk) = (Arc::clone(&self.stock.root), self.order.from_disk);
-        let index = Index { store: Arc::clone(&self.stock.store), share: self.stock.number };
+        let (store, share) = (Arc::clone(&self.stock.store), self.stock.number);
+        let index = Index { store, share, catalogue: Arc::clone(&self.stock.catalogue) };
         let audit = Audit { root: &root, rules: &rules, known: &index, from_disk };
         let after = self.row.after.clone();
         let mut reading = Reading::new(self);

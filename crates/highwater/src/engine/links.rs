@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use highwater_core::wire::{Content, Control, Goodbye};
+use highwater_core::wire::{Content, Control, Goodbye, Reply};
 use highwater_core::{NodeId, ShareName};
 use highwater_net::{Link, LinkHandle, WarningKind};
 use tokio::sync::mpsc;
@@ -157,7 +157,15 @@ async fn read_content(
 ) {
     while let Some(message) = content_in.recv().await {
         match message {
-            Content::Reply { id, reply } => source.router.deliver(id, reply),
+            Content::Reply { id, reply } => {
+                let is_long = matches!(reply, Reply::Bytes(_) | Reply::Manifest { .. });
+                source.router.deliver(id, reply);
+                // Whoever asked was just woken on this thread, and no other thread takes it over: a
+                // reader that goes on would queue all that has arrived, megabytes of it.
+                if is_long {
+                    tokio::task::yield_now().await;
+                }
+            }
             Content::Request { id, share, ask } => {
                 if service.asked(id, share, ask).is_err() {
                     source.line.close(Goodbye::Misbehaved);

@@ -41,7 +41,8 @@ pub(crate) struct Work {
     /// Keys waiting for their content.
     active: BTreeMap<Key, ContentHash>,
     waiting: BTreeMap<ContentHash, BTreeSet<Key>>,
-    /// Contents being copied within the share.
+    /// Contents being copied within the share: each key that waits for one of them has a copy of
+    /// its own under way.
     copying: BTreeSet<ContentHash>,
     /// Contents that a copy within the share failed for: they are fetched.
     not_here: BTreeSet<ContentHash>,
@@ -165,11 +166,27 @@ impl Work {
     }
 
     /// Content will come for this key.
-    fn wait_for(&mut self, key: Key, content: ContentHash) -> bool {
-        let first = !self.waiting.contains_key(&content);
+    fn wait_for(&mut self, key: Key, content: ContentHash) {
         self.waiting.entry(content).or_default().insert(key.clone());
         self.active.insert(key, content);
-        first
+    }
+
+    /// A content came for the first of the keys that wait for it. Those that have no copy of their
+    /// own under way wait no longer: they are copied from the first, once that is in place.
+    fn first_waiting(&mut self, content: &ContentHash) -> Option<Key> {
+        let keys = self.waiting.get_mut(content)?;
+        let first = keys.pop_first()?;
+        self.active.remove(&first);
+        if keys.is_empty() || !self.copying.contains(content) {
+            let others = std::mem::take(keys);
+            self.waiting.remove(content);
+            self.copying.remove(content);
+            for key in others {
+                self.active.remove(&key);
+                self.defer(key, SOON);
+            }
+        }
+        Some(first)
     }
 
     /// The key's state was superseded: whatever was under way for it is not wanted for it.
@@ -234,7 +251,7 @@ impl Actor {
         let all_asked = self.peers.keys().all(linked);
         for outcome in outcomes {
             match outcome {
-                Fetched::Staged(staged) => open.staged(staged)?,
+                Fetched::Staged(staged) => open.staged(staged),
                 Fetched::Failed { content, why } => open.not_staged(content, &why, all_asked)?,
             }
         }
@@ -255,16 +272,25 @@ impl Open {
             self.work.ready.insert(key, None);
             return Ok(());
         }
-        if !self.work.wait_for(key.clone(), content) {
-            return Ok(());
-        }
-        match self.local_copy(content, size)?.filter(|copy| copy.from.as_ref() != Some(&key)) {
+        let is_copied = self.work.copying.contains(&content);
+        let is_fetched = !is_copied && self.work.waiting.contains_key(&content);
+        // A damaged file is no source of itself.
+        let is_elsewhere = |copy: &Copy| !is_fetched && copy.from.as_ref() != Some(&key);
+        match self.local_copy(content, size)?.filter(is_elsewhere) {
+            // A copy for each key, all at once: thousands of files may be equal.
             Some(copy) => {
                 self.work.copying.insert(content);
                 copies.push(copy);
             }
-            None => self.work.jobs.push(Job::Fetch { content, size, key }),
+            None if is_fetched => {}
+            // It stood here until a moment ago. What comes of the copies decides.
+            None if is_copied => {
+                self.work.defer(key, SOON);
+                return Ok(());
+            }
+            None => self.work.jobs.push(Job::Fetch { content, size, key: key.clone() }),
         }
+        self.work.wait_for(key, content);
         Ok(())
     }
 
@@ -359,14 +385,8 @@ impl Open {
         Ok(())
     }
 
-    fn staged(&mut self, staged: Staged) -> Result<(), StoreError> {
-        let content = staged.content;
-        self.work.copying.remove(&content);
-        let mut keys = self.work.waiting.remove(&content).unwrap_or_default();
-        for key in &keys {
-            self.work.active.remove(key);
-        }
-        match keys.pop_first() {
+    fn staged(&mut self, staged: Staged) {
+        match self.work.first_waiting(&staged.content) {
             Some(first) => {
                 self.work.ready.insert(first, Some(staged));
             }
@@ -374,11 +394,6 @@ impl Open {
             None if staged.slot.is_partial() => {}
             None => self.discard(&staged),
         }
-        // The others are copied from the first, once that is in place.
-        for key in keys {
-            self.work.defer(key, SOON);
-        }
-        Ok(())
     }
 
     fn not_staged(
@@ -387,7 +402,11 @@ impl Open {
         why: &FetchError,
         all_asked: bool,
     ) -> Result<(), StoreError> {
-        self.work.copying.remove(&content);
+        let was_copied = self.work.copying.remove(&content);
+        // The last copies of a content that is fetched by now: the first that failed said so.
+        if matches!(why, FetchError::SourceChanged) && !was_copied {
+            return Ok(());
+        }
         let keys = self.work.waiting.remove(&content).unwrap_or_default();
         let (wait, kind) = match why {
             FetchError::SourceChanged => {

@@ -269,10 +269,11 @@ impl World {
 
     fn look(&mut self, node: usize, job: ReadJob) {
         let Some(life) = &self.nodes[node].life else { return };
-        let Some(number) = life.played.with_crew(|crew| crew.number) else { return };
+        let stock = life.played.with_crew(|crew| (crew.number, Arc::clone(&crew.catalogue)));
+        let Some((share, catalogue)) = stock else { return };
         let events = match job {
             ReadJob::Scan(job) => {
-                let index = Index { store: Arc::clone(&life.store), share: number };
+                let index = Index { store: Arc::clone(&life.store), share, catalogue };
                 let whole = job.scope == Scope::Whole;
                 let mut disk = self.nodes[node].folder.disk();
                 if disk.vanished {
@@ -282,7 +283,10 @@ impl World {
                 } else {
                     let findings = scan(&disk, &job.scope, &index);
                     // As a scanner does: nothing is told that a power cut could take back.
-                    findings.changed().for_each(|key| disk.sync_below(key.as_str()));
+                    let (new, names) = index.undurable(&findings.found);
+                    new.iter().for_each(|key| disk.sync_below(key.as_str()));
+                    let dirs = names.iter().map(|key| key.parent());
+                    dirs.for_each(|dir| disk.sync_dir(dir.as_ref().map_or("", Key::as_str)));
                     findings.gone.iter().for_each(|key| disk.sync_below(key.as_str()));
                     let done = ScanEvent::Done { whole, gone: findings.gone, outcome: Ok(()) };
                     vec![ScanEvent::Found(findings.found), done]

@@ -1,11 +1,11 @@
 //! What becomes of states that are seen, heard of and put in place, on stores of their own: nodes
 //! here exchange their logs by hand.
 
-use highwater_core::{Mode, Mtime};
-
-use highwater_core::ContentHash;
+use highwater_core::{ContentHash, Mode, Mtime};
+use highwater_folder::{Finding, Observation};
 
 use super::*;
+use crate::share::scanner::Index;
 
 /// Nothing is kept out.
 struct Open;
@@ -330,4 +330,29 @@ fn a_restart_finds_everything_as_it_was() {
     assert_eq!((wanted.live, wanted.tombstones), (1, 1));
     let b = b.restarted(2, History::Continuous);
     assert_eq!((b.replica.head(), b.replica.totals(), b.replica.wanted()), (head, totals, wanted));
+}
+
+/// Each row: what a scan finds under a new name, and whether only the name can be lost.
+#[test]
+fn a_file_on_record_under_another_name_in_the_same_state_was_made_durable_then() {
+    let mut node = Node::new(1);
+    node.sees("old/a", "text", 1);
+    let (store, share) = (Arc::clone(node.replica.store()), node.replica.number());
+    let index = Index { store, share, catalogue: Arc::clone(node.replica.catalogue()) };
+    let same = print("text");
+    let later = Mtime { seconds: same.ctime.seconds + 1, ..same.ctime };
+    let rows = [
+        ("its directory was renamed", file("text"), same, true),
+        ("it was renamed, or written to", file("text"), StatPrint { ctime: later, ..same }, false),
+        ("it is a copy", file("text"), StatPrint { ino: same.ino + 1, ..same }, false),
+        ("it was written to without a trace", file("other"), same, false),
+    ];
+    for (what, kind, print, is_old) in rows {
+        let seen = Observation { key: name("new/a"), kind, print, manifest: None };
+        let found = [Finding::Changed(seen)];
+        let (new, names) = index.undurable(&found);
+        assert_eq!((new.len(), names.len()), (usize::from(!is_old), usize::from(is_old)), "{what}");
+    }
+    let found = [Finding::Touched { key: name("old/a"), print: same }];
+    assert_eq!(index.undurable(&found).0.len(), 1, "it was touched");
 }
