@@ -10,6 +10,7 @@
 //! - `local.rs`: what scans found;
 //! - `peers.rs`, `outlet.rs`: logs of peers taken in, this log given out;
 //! - `plan.rs`, `apply.rs`: from what is wanted to what stands in the folder;
+//! - `loss.rs`: what becomes of a state that nobody has any more;
 //! - `open.rs`: the folder's marker, generations and leftovers of a crash;
 //! - `snapshot.rs`: what people are told.
 
@@ -18,6 +19,7 @@ pub(crate) mod apply;
 pub(crate) mod catalogue;
 pub(crate) mod life;
 pub(crate) mod local;
+pub(crate) mod loss;
 pub(crate) mod machine;
 pub(crate) mod open;
 pub(crate) mod outlet;
