@@ -198,6 +198,12 @@ impl Errors {
         }
     }
 
+    /// Whether the node answers that its store takes nothing. No answer at all is none.
+    fn is_stopped(&self) -> bool {
+        let ready = http::get(self.pair.victim_http(), "/health/ready");
+        ready.is_err_and(|error| format!("{error:#}").contains(" 503 "))
+    }
+
     fn is_reported(&self, status: &Status) -> bool {
         let share = status.share(SHARE);
         share.is_none_or(|share| share.state == "error" || !share.problems.is_empty())
@@ -206,7 +212,7 @@ impl Errors {
     /// A store that failed to sync says nothing more. Where every sync failed, it has said nothing
     /// at all since the beginning.
     fn demand_silence(&mut self, before: Told, injection: Injection) -> Result<()> {
-        let stopped = || http::get(self.pair.victim_http(), "/health/ready").is_err();
+        let stopped = || self.is_stopped();
         let began = Instant::now();
         while !stopped() {
             ensure!(began.elapsed() < PATIENCE, "the store failed to sync and says it is ready");
@@ -240,8 +246,7 @@ impl Errors {
                 self.tally.count("overcome without a restart");
                 break;
             }
-            let needs_restart = http::get(self.pair.victim_http(), "/health/ready").is_err();
-            if needs_restart {
+            if self.is_stopped() {
                 self.tally.count("store stopped until a restart");
                 self.pair.victim().kill()?;
                 self.pair.victim().start()?;
