@@ -200,8 +200,7 @@ impl Errors {
 
     /// Whether the node answers that its store takes nothing. No answer at all is none.
     fn is_stopped(&self) -> bool {
-        let ready = http::get(self.pair.victim_http(), "/health/ready");
-        ready.is_err_and(|error| format!("{error:#}").contains(" 503 "))
+        matches!(http::status(self.pair.victim_http(), "/health/ready"), Ok(503))
     }
 
     fn is_reported(&self, status: &Status) -> bool {
