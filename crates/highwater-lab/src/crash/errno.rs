@@ -176,6 +176,24 @@ impl Errors {
         Ok(only_peer(&status).map(|peer| (peer.push.acked_seq, peer.pull.acked_seq)))
     }
 
+    /// Changes something at the peer, and waits until the peer tells that its log went on.
+    fn change_at_peer(&mut self) -> Result<()> {
+        let head = self.peer_head()?;
+        let theirs = self.pair.peer_hand()?;
+        theirs.change(&mut self.pair.ledger, &mut self.dice, 1)?;
+        let began = Instant::now();
+        while self.peer_head()? <= head {
+            ensure!(began.elapsed() < PATIENCE, "the peer does not see its own change");
+            thread::sleep(WATCH_INTERVAL);
+        }
+        Ok(())
+    }
+
+    fn peer_head(&self) -> Result<u64> {
+        let status = self.pair.peer_status()?;
+        Ok(status.share(SHARE).context("the peer tells nothing of the share")?.head_seq)
+    }
+
     /// Waits until the fault is overcome or reported.
     fn watch(&mut self, tracer: &Tracer) -> Result<Outcome> {
         let began = Instant::now();
@@ -217,6 +235,8 @@ impl Errors {
             ensure!(began.elapsed() < PATIENCE, "the store failed to sync and says it is ready");
             thread::sleep(WATCH_INTERVAL);
         }
+        // What left before the store stopped has arrived, and is told, once the peer tells of this.
+        self.change_at_peer()?;
         let at_stop = self.told()?;
         if injection.when == When::From(1) {
             ensure!(
@@ -224,8 +244,7 @@ impl Errors {
                 "told {at_stop:?} while no sync worked, and {before:?} before"
             );
         }
-        let theirs = self.pair.peer_hand()?;
-        theirs.change(&mut self.pair.ledger, &mut self.dice, 1)?;
+        self.change_at_peer()?;
         let watched = Instant::now();
         while watched.elapsed() < SILENCE_WATCHED {
             let now = self.told()?;
