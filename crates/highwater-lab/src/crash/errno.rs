@@ -37,8 +37,8 @@ const CHANGES: u64 = 20;
 
 /// Calls that make something durable.
 const SYNCS: [&str; 4] = ["fsync", "fdatasync", "sync_file_range", "syncfs"];
-/// Those by which a commit becomes durable. The database calls `fsync` beside it, in the background, and
-/// drops what comes of it; no promise rests on that, and the kernel tells a failure to each
+/// Those by which a commit becomes durable. The database calls `fsync` beside it, in the background,
+/// and drops what comes of it; no promise rests on that, and the kernel tells a failure to each
 /// descriptor, the one of the commits included.
 const COMMIT_SYNCS: [&str; 2] = ["fdatasync", "sync_file_range"];
 /// Calls that write or name something, and the errors that each is given in turn.

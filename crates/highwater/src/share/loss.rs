@@ -1,14 +1,15 @@
 //! What becomes of a wanted state whose content nobody has.
 //!
-//! Mostly it is a moment: a file is just being written, and a newer state follows. So a want is let go
-//! only after every listed peer was asked again and again. Then it depends on who says that he has it:
+//! Mostly it is a moment: a file is just being written, and a newer state follows. So a want is let
+//! go only after every listed peer was asked again and again. Then it depends on who says that he
+//! has it:
 //!
 //! - somebody does: it is held, people are told, and it is asked for again whenever somebody
 //!   connects or announces it;
-//! - nobody does: whoever made it has lost it, by a disk or by an older copy put in its place. It is
-//!   dropped, people are told, and this node begins anew with every peer. So all nodes judge what
-//!   the others really have, and come to one state, as they do after any other restore. While such a want
-//!   stood, it hid what peers had before it.
+//! - nobody does: whoever made it has lost it, by a disk or by an older copy put in its place. It
+//!   is dropped, people are told, and this node begins anew with every peer. So all nodes judge
+//!   what the others really have, and come to one state, as they do after any other restore. While
+//!   such a want stood, it hid what peers had before it.
 //!
 //! Nothing is dropped that somebody has: all logs have been read to their ends before, and are read
 //! again after.
@@ -27,16 +28,16 @@ use super::peers::Peers;
 use super::plan::Work;
 use crate::config::ShareMode;
 
-/// How often every connected peer is asked, every [`LATER`](super::plan::LATER), before a content is
-/// given up.
+/// How often every connected peer is asked, every [`LATER`](super::plan::LATER), before a content
+/// is given up.
 const IN_VAIN_MAX: u32 = 8;
 /// What people are told of a state that somebody announced and cannot give.
 const NOT_TO_BE_HAD: &str = "a peer announced this, and no peer has its content any more: it was \
     replaced or lost before it was sent; what stood here before stays, write it anew to settle it";
 /// What people are told of a state that nobody has.
 pub(super) const LOST: &str = "the latest state of this is lost: a disk or an older copy took it \
-    from the only node that had it; what the peers still had stands here instead; restore it from a \
-    backup or write it anew to settle it";
+    from the only node that had it; what the peers still had stands here instead; restore it from \
+    a backup or write it anew to settle it";
 
 /// Whom a content was asked of.
 #[derive(Debug)]
@@ -94,8 +95,8 @@ impl Open {
         Ok(true)
     }
 
-    /// A conflict copy that nobody has is of a state that was knowingly replaced before the copy was
-    /// made; of anything else people must hear.
+    /// A conflict copy that nobody has is of a state that was knowingly replaced before the copy
+    /// was made; of anything else people must hear.
     fn hold(&mut self, key: &Key) -> Result<(), StoreError> {
         if !is_conflict_key(key) {
             self.cannot_place(key, "lost_content", NOT_TO_BE_HAD.to_owned());
@@ -125,8 +126,8 @@ impl Actor {
     }
 }
 
-/// Whether somebody says that he has exactly this, or may say so later. Copies that are to be made of
-/// losers are claimed by whoever has the loser.
+/// Whether somebody says that he has exactly this, or may say so later. Copies that are to be made
+/// of losers are claimed by whoever has the loser.
 fn is_claimed(want: &WantRow, claimants: &BTreeSet<Author>) -> bool {
     claimants.is_empty()
         || is_untouched_copy(&want.entry)
