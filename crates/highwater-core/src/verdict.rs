@@ -340,3 +340,235 @@ fn cause_of_damage(copy: &Copy) -> Cause {
         _ => Cause::Corrupt,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Wanted;
+    use crate::clock::{Hlc, Mtime};
+    use crate::content::ContentHash;
+    use crate::entry::Mode;
+    use crate::id::NodeTag;
+    use crate::log::Actor;
+    use crate::version::Version;
+
+    const A: NodeId = NodeId::from_bytes([1; 32]);
+    const B: NodeId = NodeId::from_bytes([2; 32]);
+    const C: NodeId = NodeId::from_bytes([3; 32]);
+
+    fn file(content: &str) -> EntryKind {
+        let (size, content) = (content.len() as u64, ContentHash::of(content.as_bytes()));
+        let mtime = Mtime { seconds: 1, nanos: 0 };
+        EntryKind::File { size, content, mode: Mode::new(0o644), mtime }
+    }
+
+    fn entry(seq: u64, kind: EntryKind) -> Entry {
+        Entry {
+            key: "k".parse().expect("a key"),
+            kind,
+            version: Version::from_counters([(Actor(1), Seq(seq))]),
+            stamp: Hlc(1),
+            author: NodeTag::from_bytes([0; 5]),
+        }
+    }
+
+    /// A copy of one of three nodes that have told each other everything.
+    fn copy(node: NodeId, recorded: Option<Entry>) -> Copy {
+        let acked = [A, B, C].into_iter().filter(|peer| *peer != node).map(|peer| (peer, Seq(99)));
+        let state =
+            KeyState { recorded: recorded.map(|entry| (Seq(7), entry)), ..KeyState::default() };
+        Copy { node, state, caught_up: true, acked: acked.collect() }
+    }
+
+    fn wanting(mut copy: Copy, entry: Entry, stuck: Option<Stuck>) -> Copy {
+        copy.state.wanted = Some(Wanted { entry, stuck });
+        copy
+    }
+
+    fn damaged(mut copy: Copy, cause: DamageCause, found: Option<EntryKind>) -> Copy {
+        copy.state.damage = Some(Damage { cause, found, range: None });
+        copy
+    }
+
+    fn held(mut copy: Copy, hold: Hold) -> Copy {
+        copy.state.hold = Some(hold);
+        copy
+    }
+
+    fn untold(mut copy: Copy) -> Copy {
+        copy.acked.iter_mut().for_each(|(_, acked)| *acked = Seq(1));
+        copy
+    }
+
+    #[test]
+    fn every_difference_has_its_cause_its_node_and_its_remedy() {
+        let old = || entry(1, file("old"));
+        let new = || entry(2, file("new"));
+        let mut dressed = new();
+        if let EntryKind::File { mode, .. } = &mut dressed.kind {
+            *mode = Mode::new(0o600);
+        }
+        let gone = || entry(3, EntryKind::Tombstone);
+        let (a, b, c) = (|e| copy(A, Some(e)), |e| copy(B, Some(e)), |e| copy(C, Some(e)));
+        let rot = |copy| damaged(copy, DamageCause::Rot, Some(file("rot")));
+        type Row = (&'static str, Vec<Copy>, Cause, Why, Vec<NodeId>, usize);
+        let rows: Vec<Row> = vec![
+            (
+                "older, never told",
+                vec![untold(a(new())), b(old()), c(new())],
+                Cause::Content,
+                Why::Behind,
+                vec![B],
+                1,
+            ),
+            (
+                "older, being told",
+                vec![untold(a(new())), b(old())],
+                Cause::Pending,
+                Why::OnItsWay,
+                vec![B],
+                0,
+            ),
+            (
+                "older, wants it",
+                vec![a(new()), wanting(b(old()), new(), None)],
+                Cause::Pending,
+                Why::OnItsWay,
+                vec![B],
+                0,
+            ),
+            (
+                "older, cannot place it",
+                vec![a(new()), wanting(b(old()), new(), Some(Stuck::CannotPlace))],
+                Cause::Content,
+                Why::HeldUp,
+                vec![B],
+                0,
+            ),
+            (
+                "nobody has it",
+                vec![a(new()), wanting(b(old()), new(), Some(Stuck::ContentLost))],
+                Cause::Content,
+                Why::ContentLost,
+                vec![B],
+                0,
+            ),
+            (
+                "missing",
+                vec![a(new()), copy(B, None), c(new())],
+                Cause::Missing,
+                Why::Behind,
+                vec![B],
+                1,
+            ),
+            (
+                "extra",
+                vec![a(new()), copy(B, None), copy(C, None)],
+                Cause::Extra,
+                Why::Behind,
+                vec![A],
+                2,
+            ),
+            ("deleted elsewhere", vec![a(gone()), b(new())], Cause::Extra, Why::Behind, vec![B], 1),
+            (
+                "one version",
+                vec![a(new()), b(entry(2, file("other")))],
+                Cause::Content,
+                Why::OneVersion,
+                vec![A, B],
+                0,
+            ),
+            (
+                "one version, other mode",
+                vec![a(new()), b(dressed)],
+                Cause::Metadata,
+                Why::OneVersion,
+                vec![A, B],
+                0,
+            ),
+            (
+                "ignored",
+                vec![a(new()), held(copy(B, None), Hold::Ignored)],
+                Cause::Missing,
+                Why::HeldUp,
+                vec![B],
+                0,
+            ),
+            ("rotted", vec![a(new()), rot(b(new()))], Cause::Corrupt, Why::Rotted, vec![B], 1),
+            (
+                "rotted everywhere",
+                vec![rot(a(new())), rot(b(new()))],
+                Cause::Corrupt,
+                Why::Rotted,
+                vec![A, B],
+                0,
+            ),
+            (
+                "hidden",
+                vec![a(new()), damaged(b(new()), DamageCause::Hidden, Some(file("x")))],
+                Cause::Corrupt,
+                Why::HiddenChange,
+                vec![B],
+                1,
+            ),
+            (
+                "bad record",
+                vec![
+                    a(new()),
+                    damaged(b(entry(2, file("x"))), DamageCause::Rot, Some(file("new"))),
+                ],
+                Cause::Corrupt,
+                Why::BadRecord,
+                vec![B],
+                1,
+            ),
+            (
+                "an edit",
+                vec![a(new()), damaged(b(new()), DamageCause::Unrecorded, Some(file("x")))],
+                Cause::Content,
+                Why::NotTakenIn,
+                vec![B],
+                1,
+            ),
+            (
+                "being written",
+                vec![a(new()), damaged(b(new()), DamageCause::Changing, None)],
+                Cause::Pending,
+                Why::BeingWritten,
+                vec![B],
+                0,
+            ),
+            (
+                "unreadable",
+                vec![a(new()), damaged(b(new()), DamageCause::Unreadable, None)],
+                Cause::Corrupt,
+                Why::Unreadable,
+                vec![B],
+                1,
+            ),
+        ];
+        for (name, copies, cause, why, at, remedies) in rows {
+            let judged = judge(&copies).unwrap_or_else(|| panic!("{name}: nothing is wrong"));
+            let told = (judged.cause, judged.why, judged.at.clone(), judged.remedy.len());
+            assert_eq!(told, (cause, why, at, remedies), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_looks_the_same_is_the_same_whatever_the_versions() {
+        let same = file("same");
+        let copies = [copy(A, Some(entry(1, same.clone()))), copy(B, Some(entry(2, same)))];
+        assert_eq!(judge(&copies), None);
+        let gone = [copy(A, Some(entry(4, EntryKind::Tombstone))), copy(B, None)];
+        assert_eq!(judge(&gone), None);
+    }
+
+    #[test]
+    fn most_nodes_are_not_right_because_they_are_most() {
+        let (old, new) = (entry(1, file("old")), entry(2, file("new")));
+        let copies = [copy(A, Some(old.clone())), copy(B, Some(old)), copy(C, Some(new.clone()))];
+        let judged = judge(&copies).expect("a difference");
+        assert_eq!((judged.at, judged.right), (vec![A, B], vec![C]));
+        assert_eq!(judged.remedy, [(A, Order::Adopt(new.clone())), (B, Order::Adopt(new))]);
+    }
+}

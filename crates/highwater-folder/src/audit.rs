@@ -227,7 +227,8 @@ impl Walk<'_> {
         let is_dir = hint == FileType::Directory;
         let done = self.after.is_some_and(|after| key <= after);
         let leads_on = self.after.is_some_and(|after| after == key || after.is_inside(key));
-        if done && !leads_on {
+        // Of what was looked at before, only directories lead to something that was not.
+        if done && !(leads_on && (is_dir || hint == FileType::Unknown)) {
             return Ok(());
         }
         while let Some(skipped) = expected.next_if(|entry| entry.key < *key) {

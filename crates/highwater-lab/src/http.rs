@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Longest wait for a connection or an answer. A node on the same machine takes milliseconds; one
 /// that is stopped must not hold up the test that stopped it.
@@ -27,8 +27,14 @@ pub fn post(addr: SocketAddr, path: &str, document: &serde_json::Value) -> Resul
         .with_context(|| format!("connecting to http://{addr}{path}"))?;
     let head =
         format!("POST {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\n");
-    exchange(stream, &head, &document.to_string())
-        .with_context(|| format!("POST http://{addr}{path}"))
+    let answer = exchange(stream, &head, &document.to_string())
+        .with_context(|| format!("POST http://{addr}{path}"))?;
+    well(answer)
+}
+
+/// The status code of the answer of `addr` for `path`.
+pub(crate) fn status(addr: SocketAddr, path: &str) -> Result<u16> {
+    Ok(ask(addr, "GET", path, "")?.status)
 }
 
 /// Asks `addr` and returns the body of an answer that says it went well. Each of `headers` ends its line.
@@ -38,13 +44,30 @@ pub(crate) fn request(
     path: &str,
     headers: &str,
 ) -> Result<Vec<u8>> {
+    well(ask(addr, method, path, headers)?).with_context(|| format!("{method} http://{addr}{path}"))
+}
+
+/// The body of an answer that says it went well.
+fn well(Answer { status, body }: Answer) -> Result<Vec<u8>> {
+    let said = || String::from_utf8_lossy(&body);
+    ensure!((200..300).contains(&status), "answered {status}: {}", said());
+    Ok(body)
+}
+
+/// What came back.
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+}
+
+fn ask(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Result<Answer> {
     let stream = TcpStream::connect_timeout(&addr, PATIENCE)
         .with_context(|| format!("connecting to http://{addr}{path}"))?;
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\n{headers}");
     exchange(stream, &head, "").with_context(|| format!("{method} http://{addr}{path}"))
 }
 
-fn exchange(mut stream: TcpStream, head: &str, body: &str) -> Result<Vec<u8>> {
+fn exchange(mut stream: TcpStream, head: &str, body: &str) -> Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
     let request = format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
@@ -57,13 +80,10 @@ fn exchange(mut stream: TcpStream, head: &str, body: &str) -> Result<Vec<u8>> {
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let body = answer.split_off(end + 4);
     let first = head.lines().next().unwrap_or_default();
-    if !first.split(' ').nth(1).is_some_and(|code| code.starts_with('2')) {
-        bail!("answered {first}: {}", String::from_utf8_lossy(&body));
-    }
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        return unchunk(&body);
-    }
-    Ok(body)
+    let code = first.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = code.with_context(|| format!("the answer begins with '{first}'"))?;
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    Ok(Answer { status, body: if chunked { unchunk(&body)? } else { body } })
 }
 
 fn unchunk(mut body: &[u8]) -> Result<Vec<u8>> {

@@ -13,6 +13,7 @@
 mod backend;
 pub mod commit;
 pub mod memory;
+mod nudge;
 pub mod rows;
 mod sled;
 pub mod store;

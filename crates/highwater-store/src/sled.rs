@@ -7,6 +7,9 @@
 //! - An interrupted snapshot leaves `snap.*.generating`, which the next open takes for the newest
 //!   snapshot and refuses. It is removed before opening.
 //! - Its background flusher logs errors and drops them. We flush ourselves and see them.
+//! - When one of its own threads fails to write, it notes the error and wakes nobody: a `flush()`
+//!   that waits for that write waits for ever. Whoever comes next finds the error and wakes all, so
+//!   while a flush takes long, [`nudge`](Nudger) comes by.
 //! - A leaf of more than 128 KiB goes to a separate file that is never synced. A leaf holds
 //!   16 values, so they should stay below 7 KiB; an entry with the longest key, the longest link
 //!   target and hundreds of actors can be larger, and that is not prevented.
@@ -23,6 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::backend::{Backend, Changes, DatabaseError, Rows};
+use crate::nudge::Nudger;
 
 /// Page cache of the database in bytes. The rows that are hot are few; the file system caches too.
 const CACHE_BYTES: u64 = 2 << 20;
@@ -35,12 +39,16 @@ const LOCK_RETRIES: u32 = 20;
 const LOCKED: &str = "could not acquire lock";
 const LOCK_RETRY_WAIT: Duration = Duration::from_millis(50);
 
+/// A row that comes and goes, to see whether a flush waits in vain. Nobody else has its key.
+const NUDGE_KEY: &[u8] = b"nudge";
+
 /// An ordered map of bytes whose commits are durable.
 #[derive(Debug)]
 pub(crate) struct Database {
     db: sled::Db,
     /// Our own descriptor of the database file, for `fdatasync`.
     file: File,
+    nudger: Nudger,
 }
 
 impl From<sled::Error> for DatabaseError {
@@ -64,7 +72,12 @@ impl Database {
         let file = File::open(dir.join("db"))?;
         file.sync_all()?;
         File::open(dir)?.sync_all()?;
-        Ok(Self { db, file })
+        let nudged = db.clone();
+        let nudger = Nudger::start(move || {
+            // An error is the same one that the flush returns, once it is awake.
+            let _ = nudged.insert(NUDGE_KEY, &[]).and_then(|_| nudged.remove(NUDGE_KEY));
+        })?;
+        Ok(Self { db, file, nudger })
     }
 }
 
@@ -96,7 +109,7 @@ impl Backend for Database {
     }
 
     fn sync(&self) -> Result<(), DatabaseError> {
-        self.db.flush()?;
+        self.nudger.during(|| self.db.flush())?;
         Ok(self.file.sync_data()?)
     }
 }

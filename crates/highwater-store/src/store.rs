@@ -423,6 +423,18 @@ impl Store {
         Ok(self.row(&peer_key(share, node))?.unwrap_or_default())
     }
 
+    /// The peers that something is remembered of, listed now or not.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn peers(&self, share: ShareNumber) -> Result<Vec<NodeId>, StoreError> {
+        let prefix = in_share(b'p', share, &[]);
+        let node = |key: Vec<u8>| key.get(prefix.len()..)?.try_into().ok().map(NodeId::from_bytes);
+        let rows = self.database.rows(&prefix, &prefix);
+        let nodes = rows.map(|row| Ok(node(row?.0))).collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(nodes.into_iter().flatten().collect())
+    }
+
     /// The manifest of a content, if it was recorded whole.
     ///
     /// # Errors

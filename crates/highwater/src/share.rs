@@ -10,6 +10,7 @@
 //! - `local.rs`: what scans found;
 //! - `peers.rs`, `outlet.rs`: logs of peers taken in, this log given out;
 //! - `plan.rs`, `apply.rs`: from what is wanted to what stands in the folder;
+//! - `loss.rs`: what becomes of a state that nobody has any more;
 //! - `open.rs`: the folder's marker, generations and leftovers of a crash;
 //! - `check.rs`, `heal.rs`: what the consistency checker asks, and what is damaged;
 //! - `snapshot.rs`: what people are told.
@@ -21,6 +22,7 @@ pub(crate) mod check;
 pub(crate) mod heal;
 pub(crate) mod life;
 pub(crate) mod local;
+pub(crate) mod loss;
 pub(crate) mod machine;
 pub(crate) mod open;
 pub(crate) mod outlet;

@@ -226,7 +226,7 @@ impl CheckReport {
         let open = |d: &&Difference| d.repair != RepairState::Done;
         let counts = |d: &Difference| d.kind != Kind::Pending;
         let differs = self.more > 0 || self.differences.iter().filter(open).any(counts);
-        let pending = self.differences.iter().filter(open).next().is_some();
+        let pending = self.differences.iter().any(|difference| open(&difference));
         let all_reached = self.nodes.iter().all(|node| node.reachable);
         self.outcome = match (differs, all_reached, pending) {
             (true, ..) => Outcome::Different,

@@ -185,9 +185,8 @@ impl Actor {
         gone: Vec<Key>,
         outcome: Result<(), ScanError>,
     ) -> Result<(), StoreError> {
-        if let Some(open) = &mut self.open {
-            open.scanning = None;
-        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.scanning = None;
         match outcome {
             Ok(()) => {}
             Err(ScanError::Stopped) => return Ok(()),

@@ -27,6 +27,9 @@ use super::catalogue::Catalogue;
 use super::open::{OpenError, raise_generation};
 use super::outside::Folder;
 
+/// Lost states that are told of. So many have one cause, and that is not looked for in a list.
+const LOST_MAX: usize = 1000;
+
 /// What an entry may not be taken in for.
 pub(crate) trait Policy {
     /// Whether this node keeps out a state that a peer announced.
@@ -87,6 +90,8 @@ pub(crate) struct Replica {
     wanted: Wanted,
     /// Entries whose stamp lay in the future when they came, told to people.
     ahead: BTreeMap<Key, Hlc>,
+    /// Stamps of states that nobody has any more, told to people.
+    lost: BTreeMap<Key, Hlc>,
     /// Whether the current history was begun by this very process.
     begun_here: bool,
     pub(crate) history: History,
@@ -130,6 +135,7 @@ impl Replica {
             grown: BTreeSet::new(),
             wanted: Wanted::default(),
             ahead: BTreeMap::new(),
+            lost: BTreeMap::new(),
             begun_here: false,
             history,
             wall,
@@ -234,6 +240,11 @@ impl Replica {
     pub(crate) fn ahead_of(&self, now: WallTime) -> impl Iterator<Item = (&Key, Hlc)> {
         let suspects = self.ahead.iter().filter(move |(_, stamp)| stamp.is_suspect(now));
         suspects.map(|(key, stamp)| (key, *stamp))
+    }
+
+    /// The keys whose latest state is lost, as long as nothing later stands there.
+    pub(crate) fn lost_states(&self) -> impl Iterator<Item = &Key> {
+        self.lost.keys()
     }
 
     /// Whether an entry includes a change of this node that this node has not made: its store was
@@ -550,15 +561,14 @@ impl Replica {
     ) -> Result<(), StoreError> {
         let want = self.want(&theirs.key)?;
         let copy = match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs) {
-            // What was given up because nobody had it: somebody has it now.
-            Merge::Known
-                if learned_from.is_some()
-                    && want.as_ref().is_some_and(|(_, w)| w.entry == theirs) =>
-            {
-                self.new_wants.push(theirs.key.clone());
-                return self.want_again(&theirs.key, policy);
+            Merge::Known => {
+                if let (Some((class, want)), Some(from)) = (want, learned_from)
+                    && want.entry == theirs
+                {
+                    self.claimed(class, theirs, from, policy);
+                }
+                return Ok(());
             }
-            Merge::Known => return Ok(()),
             Merge::Take => None,
             Merge::Both(both) if both.winner == Side::Ours => {
                 return self.take_in_copy(both.copy, policy);
@@ -570,6 +580,16 @@ impl Replica {
         }
         self.against_index(theirs, learned_from, policy)?;
         self.take_in_copy(copy, policy)
+    }
+
+    /// A peer says that it has exactly what is wanted. It may have been given up because nobody had
+    /// it, and its other claimants may have lost it.
+    fn claimed(&mut self, class: WantClass, want: Entry, from: Actor, policy: &dyn Policy) {
+        self.unwant(class, &want);
+        match class {
+            WantClass::Held => self.put_incoming(want, Some(from), policy),
+            _ => self.record_want(class, want, Some(from)),
+        }
     }
 
     fn take_in_copy(&mut self, copy: Option<Entry>, policy: &dyn Policy) -> Result<(), StoreError> {
@@ -661,6 +681,17 @@ impl Replica {
         Ok(())
     }
 
+    /// A state that nobody has any more is not wanted any longer, and told to people.
+    pub(crate) fn give_up(&mut self, key: &Key) -> Result<(), StoreError> {
+        if let Some((class, want)) = self.want(key)? {
+            self.unwant(class, &want.entry);
+            if self.lost.len() < LOST_MAX {
+                self.lost.insert(want.entry.key, want.entry.stamp);
+            }
+        }
+        Ok(())
+    }
+
     /// Wants again what was held, unless policy holds it.
     pub(crate) fn want_again(&mut self, key: &Key, policy: &dyn Policy) -> Result<(), StoreError> {
         if let Some((WantClass::Held, want)) = self.want(key)?
@@ -684,6 +715,20 @@ impl Replica {
     pub(crate) fn put_peer(&mut self, node: &NodeId, row: PeerRow) {
         self.peers.insert(*node, row);
         self.pending.put_peer(self.number(), node, &row);
+    }
+
+    /// Forgets how far this node is in the logs of all peers, those that are not listed now
+    /// included, and how far they are in this one. The last position that one of them was sure to
+    /// have.
+    pub(crate) fn forget_peers(&mut self) -> Result<Seq, StoreError> {
+        self.flush()?;
+        let (epoch, mut known) = (self.epoch(), Seq::ZERO);
+        for peer in self.store.peers(self.number())? {
+            let pushed = self.peer(&peer)?.pushed.filter(|pushed| pushed.epoch == epoch);
+            known = known.max(pushed.map_or(Seq::ZERO, |pushed| pushed.seq));
+            self.put_peer(&peer, PeerRow::default());
+        }
+        Ok(known)
     }
 
     /// The checkpoint that a peer holds who has taken in everything.

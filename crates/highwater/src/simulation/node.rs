@@ -89,6 +89,7 @@ impl Node {
             folder: self.folder.clone(),
             chance: Arc::clone(&self.chance),
             crew: Arc::default(),
+            shifts: 0,
         };
         let config = self.config();
         let counter = Arc::new(Counter::default());

@@ -30,6 +30,9 @@ impl Replica {
             self.uncount(old);
         }
         self.count(&row.entry, 1);
+        if self.lost.get(&row.entry.key).is_some_and(|lost| row.entry.stamp > *lost) {
+            self.lost.remove(&row.entry.key);
+        }
         if let Some((content, _)) = row.entry.kind.content() {
             self.catalogue.add(&content, seq);
         }
