@@ -400,158 +400,95 @@ mod tests {
         copy
     }
 
+    /// A name, the copies, and what is to be judged: cause, why, where, how many orders.
+    type Row = (&'static str, Vec<Copy>, Cause, Why, Vec<NodeId>, usize);
+
+    fn demand(rows: Vec<Row>) {
+        for (name, copies, cause, why, at, orders) in rows {
+            let judged = judge(&copies).unwrap_or_else(|| panic!("{name}: nothing is wrong"));
+            let told = (judged.cause, judged.why, judged.at.clone(), judged.remedy.len());
+            assert_eq!(told, (cause, why, at, orders), "{name}");
+        }
+    }
+
+    fn old() -> Entry {
+        entry(1, file("old"))
+    }
+
+    fn new() -> Entry {
+        entry(2, file("new"))
+    }
+
+    fn a(entry: Entry) -> Copy {
+        copy(A, Some(entry))
+    }
+
+    fn b(entry: Entry) -> Copy {
+        copy(B, Some(entry))
+    }
+
     #[test]
-    fn every_difference_has_its_cause_its_node_and_its_remedy() {
-        let old = || entry(1, file("old"));
-        let new = || entry(2, file("new"));
+    fn a_node_that_has_something_else_is_behind_or_about_to_have_it() {
+        use Cause::{Content, Extra, Missing, Pending};
+        let (c, gone) = (copy(C, Some(new())), entry(3, EntryKind::Tombstone));
+        let wants = |stuck| vec![a(new()), wanting(b(old()), new(), stuck)];
+        let (lost, placed) = (Some(Stuck::ContentLost), Some(Stuck::CannotPlace));
+        let none = |node| copy(node, None);
+        let one = vec![B];
+        demand(vec![
+            (
+                "told",
+                vec![untold(a(new())), b(old()), c.clone()],
+                Content,
+                Why::Behind,
+                one.clone(),
+                1,
+            ),
+            ("untold", vec![untold(a(new())), b(old())], Pending, Why::OnItsWay, one.clone(), 0),
+            ("wants it", wants(None), Pending, Why::OnItsWay, one.clone(), 0),
+            ("cannot place it", wants(placed), Content, Why::HeldUp, one.clone(), 0),
+            ("nobody has it", wants(lost), Content, Why::ContentLost, one.clone(), 0),
+            ("missing", vec![a(new()), none(B), c], Missing, Why::Behind, one.clone(), 1),
+            ("extra", vec![a(new()), none(B), none(C)], Extra, Why::Behind, vec![A], 2),
+            ("deleted elsewhere", vec![a(gone), b(new())], Extra, Why::Behind, one, 1),
+        ]);
+    }
+
+    #[test]
+    fn what_nothing_orders_is_left_as_it_is() {
         let mut dressed = new();
         if let EntryKind::File { mode, .. } = &mut dressed.kind {
             *mode = Mode::new(0o600);
         }
-        let gone = || entry(3, EntryKind::Tombstone);
-        let (a, b, c) = (|e| copy(A, Some(e)), |e| copy(B, Some(e)), |e| copy(C, Some(e)));
-        let rot = |copy| damaged(copy, DamageCause::Rot, Some(file("rot")));
-        type Row = (&'static str, Vec<Copy>, Cause, Why, Vec<NodeId>, usize);
-        let rows: Vec<Row> = vec![
-            (
-                "older, never told",
-                vec![untold(a(new())), b(old()), c(new())],
-                Cause::Content,
-                Why::Behind,
-                vec![B],
-                1,
-            ),
-            (
-                "older, being told",
-                vec![untold(a(new())), b(old())],
-                Cause::Pending,
-                Why::OnItsWay,
-                vec![B],
-                0,
-            ),
-            (
-                "older, wants it",
-                vec![a(new()), wanting(b(old()), new(), None)],
-                Cause::Pending,
-                Why::OnItsWay,
-                vec![B],
-                0,
-            ),
-            (
-                "older, cannot place it",
-                vec![a(new()), wanting(b(old()), new(), Some(Stuck::CannotPlace))],
-                Cause::Content,
-                Why::HeldUp,
-                vec![B],
-                0,
-            ),
-            (
-                "nobody has it",
-                vec![a(new()), wanting(b(old()), new(), Some(Stuck::ContentLost))],
-                Cause::Content,
-                Why::ContentLost,
-                vec![B],
-                0,
-            ),
-            (
-                "missing",
-                vec![a(new()), copy(B, None), c(new())],
-                Cause::Missing,
-                Why::Behind,
-                vec![B],
-                1,
-            ),
-            (
-                "extra",
-                vec![a(new()), copy(B, None), copy(C, None)],
-                Cause::Extra,
-                Why::Behind,
-                vec![A],
-                2,
-            ),
-            ("deleted elsewhere", vec![a(gone()), b(new())], Cause::Extra, Why::Behind, vec![B], 1),
-            (
-                "one version",
-                vec![a(new()), b(entry(2, file("other")))],
-                Cause::Content,
-                Why::OneVersion,
-                vec![A, B],
-                0,
-            ),
-            (
-                "one version, other mode",
-                vec![a(new()), b(dressed)],
-                Cause::Metadata,
-                Why::OneVersion,
-                vec![A, B],
-                0,
-            ),
-            (
-                "ignored",
-                vec![a(new()), held(copy(B, None), Hold::Ignored)],
-                Cause::Missing,
-                Why::HeldUp,
-                vec![B],
-                0,
-            ),
-            ("rotted", vec![a(new()), rot(b(new()))], Cause::Corrupt, Why::Rotted, vec![B], 1),
-            (
-                "rotted everywhere",
-                vec![rot(a(new())), rot(b(new()))],
-                Cause::Corrupt,
-                Why::Rotted,
-                vec![A, B],
-                0,
-            ),
-            (
-                "hidden",
-                vec![a(new()), damaged(b(new()), DamageCause::Hidden, Some(file("x")))],
-                Cause::Corrupt,
-                Why::HiddenChange,
-                vec![B],
-                1,
-            ),
-            (
-                "bad record",
-                vec![
-                    a(new()),
-                    damaged(b(entry(2, file("x"))), DamageCause::Rot, Some(file("new"))),
-                ],
-                Cause::Corrupt,
-                Why::BadRecord,
-                vec![B],
-                1,
-            ),
-            (
-                "an edit",
-                vec![a(new()), damaged(b(new()), DamageCause::Unrecorded, Some(file("x")))],
-                Cause::Content,
-                Why::NotTakenIn,
-                vec![B],
-                1,
-            ),
-            (
-                "being written",
-                vec![a(new()), damaged(b(new()), DamageCause::Changing, None)],
-                Cause::Pending,
-                Why::BeingWritten,
-                vec![B],
-                0,
-            ),
-            (
-                "unreadable",
-                vec![a(new()), damaged(b(new()), DamageCause::Unreadable, None)],
-                Cause::Corrupt,
-                Why::Unreadable,
-                vec![B],
-                1,
-            ),
-        ];
-        for (name, copies, cause, why, at, remedies) in rows {
-            let judged = judge(&copies).unwrap_or_else(|| panic!("{name}: nothing is wrong"));
-            let told = (judged.cause, judged.why, judged.at.clone(), judged.remedy.len());
-            assert_eq!(told, (cause, why, at, remedies), "{name}");
-        }
+        let other = entry(2, file("other"));
+        let ignored = held(copy(B, None), Hold::Ignored);
+        let both = vec![A, B];
+        let (why, held_up) = (Why::OneVersion, Why::HeldUp);
+        demand(vec![
+            ("one version", vec![a(new()), b(other)], Cause::Content, why, both.clone(), 0),
+            ("one version, two modes", vec![a(new()), b(dressed)], Cause::Metadata, why, both, 0),
+            ("ignored", vec![a(new()), ignored], Cause::Missing, held_up, vec![B], 0),
+        ]);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_as_recorded_is_told_by_how_it_came_about() {
+        use Cause::{Content, Corrupt, Pending};
+        use DamageCause::{Changing, Hidden, Rot, Unreadable, Unrecorded};
+        let beside = |copy| vec![a(new()), copy];
+        let hurt = |cause, found: Option<&str>| damaged(b(new()), cause, found.map(file));
+        let forged = damaged(b(entry(2, file("x"))), Rot, Some(file("new")));
+        let rotten = vec![damaged(a(new()), Rot, Some(file("y"))), hurt(Rot, Some("x"))];
+        let one = vec![B];
+        demand(vec![
+            ("rotted", beside(hurt(Rot, Some("x"))), Corrupt, Why::Rotted, one.clone(), 1),
+            ("rotted everywhere", rotten, Corrupt, Why::Rotted, vec![A, B], 0),
+            ("hidden", beside(hurt(Hidden, Some("x"))), Corrupt, Why::HiddenChange, one.clone(), 1),
+            ("bad record", beside(forged), Corrupt, Why::BadRecord, one.clone(), 1),
+            ("edit", beside(hurt(Unrecorded, Some("x"))), Content, Why::NotTakenIn, one.clone(), 1),
+            ("written", beside(hurt(Changing, None)), Pending, Why::BeingWritten, one.clone(), 0),
+            ("unreadable", beside(hurt(Unreadable, None)), Corrupt, Why::Unreadable, one, 1),
+        ]);
     }
 
     #[test]
