@@ -136,8 +136,7 @@ fn commands_for_the_daemon_answer_four_without_one() {
 #[test]
 fn commands_of_later_versions_say_so_and_make_nothing_up() {
     let home = Home::initialised();
-    let later: [&[&str]; 7] = [
-        &["check"],
+    let later: [&[&str]; 6] = [
         &["net"],
         &["cluster", "status"],
         &["alerts"],
