@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use highwater::simulation::{Outcome, Story, play};
 
 /// Stories that found a bug, with what they found.
-const FOUND: [(u64, &str); 18] = [
+const FOUND: [(u64, &str); 20] = [
     (0, "the winner of a conflict was announced as merged before the loser's bytes were kept"),
     (15, "a conflict copy of a state that was knowingly replaced was waited for for ever"),
     (23, "a mode that was changed in place was on record before it was durable"),
@@ -31,6 +31,14 @@ const FOUND: [(u64, &str); 18] = [
     ),
     (1_002_463, "the same among three, of which one had deleted the file"),
     (900_927, "a directory was waited for below what had become a file after a restore"),
+    (
+        3_009_381,
+        "a winner was not said again to a node that had forgotten it for something that died since",
+    ),
+    (
+        3_020_273,
+        "a file without its directory took every content that its conflict copy waited for",
+    ),
     (2_000_172, "the simulation told a share what the scan of its last opening had found"),
 ];
 /// The first of the stories that are the same each time.
