@@ -15,6 +15,8 @@ pub mod id;
 pub mod intake;
 pub mod key;
 pub mod log;
+pub mod member;
+pub mod membership;
 pub mod merge;
 pub mod observe;
 pub mod version;
