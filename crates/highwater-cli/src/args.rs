@@ -124,8 +124,9 @@ pub(crate) enum Command {
     Check(Later),
     /// Not available in this version: measure the network
     Net(Later),
-    /// Not available in this version: manage the cluster
-    Cluster(Later),
+    /// Show the cluster as this node sees it, and remove departed nodes
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Not available in this version: show alerts
     Alerts(Later),
     /// Not available in this version: manage access to the HTTP API
@@ -226,6 +227,20 @@ pub(crate) enum PeerCommand {
     },
 }
 
+#[derive(Subcommand, Debug)]
+pub(crate) enum ClusterCommand {
+    /// Show the cluster in figures
+    Status,
+    /// List its nodes
+    Nodes,
+    /// Remove a node that has failed, for good and everywhere; `peer add` lets it in again
+    Remove {
+        /// Which node
+        #[arg(value_name = "NODE_ID")]
+        id: NodeId,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -265,6 +280,8 @@ mod tests {
             "hash --share docs",
             "net test ID",
             "cluster status",
+            "cluster nodes --json",
+            "cluster remove ID",
             "alerts",
             "token create --scope read",
             "demo --json --keep",

@@ -8,6 +8,7 @@ mod allocator;
 mod args;
 mod ask;
 mod bars;
+mod cluster;
 mod daemon;
 mod demo;
 mod edit;
@@ -75,7 +76,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Join(_) => Err(Failure::later("join")),
         Command::Check(_) => Err(Failure::later("check")),
         Command::Net(_) => Err(Failure::later("net")),
-        Command::Cluster(_) => Err(Failure::later("cluster")),
+        Command::Cluster(command) => cluster::cluster(&home()?, &command, output),
         Command::Alerts(_) => Err(Failure::later("alerts")),
         Command::Token(_) => Err(Failure::later("token")),
         Command::Dev(_) => Err(Failure::later("dev")),

@@ -167,7 +167,8 @@ pub(crate) fn conflicts(rows: &[ConflictRow], output: &mut Output) -> Result<(),
     print(output, table(["SHARE", "SIZE", "CHANGED", "BY", "LOST TO", "KEPT AS"], &rows))
 }
 
-fn print(output: &mut Output, lines: Vec<String>) -> Result<(), Failure> {
+/// Shows a table, its first line as the heading.
+pub(crate) fn print(output: &mut Output, lines: Vec<String>) -> Result<(), Failure> {
     let mut lines = lines.into_iter();
     if let Some(heading) = lines.next() {
         output.heading(heading)?;

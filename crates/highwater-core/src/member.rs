@@ -109,7 +109,7 @@ pub struct Facts {
 pub struct Seal {
     /// What was signed.
     pub body: Bytes,
-    /// The public key, as DER `SubjectPublicKeyInfo`.
+    /// The public key: 32 bytes.
     pub key: Bytes,
     /// The signature.
     pub signature: Bytes,
@@ -298,3 +298,5 @@ pub const MEMBERS_MAX: usize = 1024;
 pub const VITAL_ROWS_MAX: usize = 512;
 /// Most shares that a node names as common with a peer.
 pub const KIN_SHARES_MAX: usize = 1024;
+/// Most rows of a roll: the members, and the orders about nodes that are none.
+pub const ROLL_ROWS_MAX: usize = 2 * MEMBERS_MAX;

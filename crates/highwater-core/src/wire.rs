@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use crate::content::{Chunk, ContentHash};
 use crate::entry::Entry;
-use crate::id::{InstanceId, ShareName};
+use crate::id::{InstanceId, NodeId, ShareName};
 use crate::log::{Checkpoint, Epoch, LogDigest, Seq};
+use crate::member::{Gossip, RollRow, Vitals};
 
 /// The protocol that this version speaks. A peer that speaks another is told so and left.
 pub const PROTOCOL: u32 = 1;
@@ -56,6 +57,28 @@ pub enum Control {
     Pong(u64),
     /// The sender closes the link, and says why.
     Goodbye(Goodbye),
+    /// "These shares I list for you."
+    Kin(Vec<ShareName>),
+    /// All members that the sender knows, in short.
+    Roll(Vec<RollRow>),
+    /// Members that the receiver lacks. Nothing in it is verified.
+    News(Gossip),
+    /// "Do you reach this node?"
+    Probe {
+        /// Whom.
+        target: NodeId,
+        /// Pairs the answer with the question.
+        number: u64,
+    },
+    /// The answer to a probe.
+    Probed {
+        /// Which probe.
+        number: u64,
+        /// Whether the target answered.
+        alive: bool,
+    },
+    /// Signs of life of members.
+    Vitals(Vitals),
 }
 
 /// Who the sender is, beyond what its certificate proves.

@@ -25,6 +25,7 @@ mod link;
 mod net;
 mod peer;
 mod retry;
+mod seal;
 mod service;
 mod session;
 mod socket;
@@ -37,6 +38,7 @@ pub use events::{
 };
 pub use identity::{Identity, IdentityError};
 pub use net::{Net, NetConfig, StartError};
+pub use seal::{open_card, open_order, verify_card, verify_order};
 pub use system::{Breaker, Connection, Listener, Sockets, Soon};
 pub use wire::{entry_bytes_max, read_content, read_control, write_content, write_control};
 

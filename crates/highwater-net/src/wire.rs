@@ -5,6 +5,7 @@
 //! breaks a rule is refused with the name of the field.
 
 mod incoming;
+mod members;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use prost::Message;
 use crate::proto;
 
 pub(crate) use incoming::{BadFrame, content, control};
+pub(crate) use members::{card_body, card_facts, decision, order_body};
 
 /// Reads a control message as it lies on the wire, behind its gRPC prefix.
 ///
@@ -87,6 +89,16 @@ impl From<core::Control> for proto::ControlFrame {
             core::Control::Goodbye(reason) => {
                 Body::Goodbye(proto::GoodbyeReason::from(reason).into())
             }
+            core::Control::Kin(shares) => Body::Kin(members::kin_out(&shares)),
+            core::Control::Roll(rows) => Body::Roll(members::roll_out(&rows)),
+            core::Control::News(gossip) => Body::News(members::news_out(&gossip)),
+            core::Control::Probe { target, number } => {
+                Body::Probe(proto::Probe { target: copy(target.as_bytes()), number })
+            }
+            core::Control::Probed { number, alive } => {
+                Body::Probed(proto::Probed { number, alive })
+            }
+            core::Control::Vitals(vitals) => Body::Vitals(members::vitals_out(&vitals)),
         };
         Self { body: Some(body) }
     }

@@ -5,6 +5,7 @@
 //! is decided in the shares (`share.rs`); this only connects.
 
 mod ask;
+mod cluster;
 mod links;
 
 use std::collections::BTreeMap;
@@ -14,10 +15,13 @@ use std::time::{Duration, Instant};
 
 use highwater_core::wire::{Hello, PROTOCOL};
 use highwater_core::{InstanceId, NodeId, ShareName};
-use highwater_net::{Net, NetConfig, NetEvent, PeerAddress};
+use highwater_net::{Net, NetConfig, NetEvent};
 use highwater_store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::cluster::actor::{self, Actor};
+use crate::cluster::memory::Memory;
+use crate::cluster::{Cluster, TaskEnd, Told};
 use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
@@ -31,10 +35,11 @@ use links::{Links, Warnings};
 pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    home: Home,
-    node: NodeId,
-    net: Net,
+pub(crate) struct Inner {
+    pub(crate) home: Home,
+    pub(crate) node: NodeId,
+    pub(crate) net: Net,
+    pub(crate) cluster: Cluster,
     around: Surroundings,
     desks: Arc<Desks>,
     links: Links,
@@ -100,8 +105,12 @@ impl Engine {
             Ok::<_, StartError>(store)
         })
         .await?;
+        let memory = remember(&home).await?;
+        let removed = memory.orders.iter().map(|order| order.decision());
+        let removed = removed.filter(|order| order.removed).map(|order| order.target).collect();
+        let (cluster, task) = Cluster::new(removed);
         let net_config = NetConfig { listen: config.listen.sync, hello: hello(&config)? };
-        let (net, events) = Net::start(net_config, identity, addresses(&config)).await?;
+        let (net, events) = Net::start(net_config, identity, Vec::new()).await?;
         let around = Surroundings {
             node,
             store: Arc::new(store),
@@ -113,6 +122,7 @@ impl Engine {
             home,
             node,
             net,
+            cluster,
             around,
             desks: Arc::default(),
             links: Links::default(),
@@ -125,7 +135,9 @@ impl Engine {
             let started = inner.start_share(share, &config).await;
             started.map_err(|error| StartError::System(error.to_string()))?;
         }
+        inner.begin_cluster(task, memory)?;
         tokio::spawn(listen(Arc::downgrade(&inner), events));
+        inner.set_peers();
         Ok(Engine(inner))
     }
 
@@ -154,7 +166,7 @@ impl Engine {
         if before.listen != config.listen || before.node != config.node {
             tracing::warn!("[node] and [listen] take effect at the next start");
         }
-        inner.net.set_peers(addresses(&config));
+        inner.set_peers();
         let mut shares = inner.shares.lock().await;
         let ended: Vec<ShareName> = shares
             .iter()
@@ -186,7 +198,8 @@ impl Engine {
         }
         drop(shares);
         inner.join_links().await;
-        inner.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+        inner.cluster.tell(Told::Changed).await;
+        inner.tick();
         Ok(())
     }
 
@@ -252,6 +265,7 @@ impl Engine {
             while ending.join_next().await.is_some() {}
         };
         let begun = Instant::now();
+        self.0.cluster.stop().await;
         if tokio::time::timeout(deadline / 2, stopping).await.is_err() {
             tracing::warn!("a share did not end in time; what it had not finished goes on later");
         }
@@ -283,7 +297,16 @@ impl Inner {
         Ok(share)
     }
 
-    fn config(&self) -> MutexGuard<'_, Config> {
+    /// Signs this node's card and starts the task that keeps up with the cluster.
+    fn begin_cluster(self: &Arc<Self>, task: TaskEnd, memory: Memory) -> Result<(), StartError> {
+        let facts = actor::facts(self, &self.config(), memory.incarnation);
+        let own = self.net.seal_card(facts);
+        let own = own.ok_or_else(|| StartError::System("this node's key signs nothing".into()))?;
+        tokio::spawn(Actor::new(self, task, own, memory).run());
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> MutexGuard<'_, Config> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -297,10 +320,23 @@ async fn listen(engine: std::sync::Weak<Inner>, mut events: mpsc::Receiver<NetEv
             NetEvent::Warning { peer, kind, message } => {
                 tracing::warn!(?peer, ?kind, "{message}");
                 engine.warnings.add(peer, kind, message);
-                engine.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+                engine.tick();
             }
         }
     }
+}
+
+/// What is remembered of the cluster, with this start's incarnation, which is durable already.
+async fn remember(home: &Home) -> Result<Memory, StartError> {
+    let path = home.members_path();
+    let remembered = blocking(move || {
+        let mut memory = Memory::load(&path);
+        memory.incarnation += 1;
+        memory.save(&path).map(|()| memory)
+    });
+    remembered.await.map_err(|error| {
+        StartError::System(format!("cannot save the cluster's members in the home: {error}"))
+    })
 }
 
 /// Forgets what is known of shares that are not in the configuration any more.
@@ -324,10 +360,6 @@ fn hello(config: &Config) -> Result<Hello, StartError> {
         user: config.node.user.clone(),
         instance: InstanceId(instance),
     })
-}
-
-fn addresses(config: &Config) -> Vec<PeerAddress> {
-    config.peers.iter().map(|peer| PeerAddress { id: peer.id, addr: peer.addr.clone() }).collect()
 }
 
 /// The peers that list a share, by id and name.

@@ -2,6 +2,7 @@
 //! `highwater-core` decides.
 #![forbid(unsafe_code)]
 
+mod cluster;
 pub mod config;
 pub mod config_edit;
 pub mod control;

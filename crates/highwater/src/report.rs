@@ -4,6 +4,8 @@
 //! unchanged, so that all three tell the same story. Their field names are a promise to scripts:
 //! fields may be added, never renamed or removed.
 
+pub mod cluster;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

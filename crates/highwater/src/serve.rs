@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use highwater_core::wire::{
@@ -20,6 +21,7 @@ use highwater_folder::{ContentFile, StatPrint};
 use highwater_store::EntryRow;
 use tokio::sync::{mpsc, watch};
 
+use crate::cluster::Answers;
 use crate::report::ShareStatus;
 use crate::share::replica::decode_print;
 use crate::share::{Counter, Event, Stock};
@@ -78,6 +80,7 @@ struct Request {
     id: RequestId,
     share: ShareName,
     ask: Ask,
+    came: Instant,
 }
 
 /// Takes the requests of one link and answers them until it is dropped.
@@ -96,6 +99,7 @@ struct Common {
     answers: mpsc::Sender<Content>,
     waiting: AtomicUsize,
     cancelled: Mutex<BTreeSet<RequestId>>,
+    tally: Arc<Answers>,
 }
 
 /// What a request takes of the room for those that wait, in contents: no request takes less memory
@@ -113,9 +117,14 @@ pub(crate) struct TooMany;
 
 impl Service {
     /// Starts the workers of a link. They end when this is dropped or the link is down.
-    pub(crate) fn start(peer: NodeId, desks: Arc<Desks>, answers: mpsc::Sender<Content>) -> Self {
+    pub(crate) fn start(
+        peer: NodeId,
+        desks: Arc<Desks>,
+        answers: mpsc::Sender<Content>,
+        tally: Arc<Answers>,
+    ) -> Self {
         let (waiting, cancelled) = (AtomicUsize::new(0), Mutex::default());
-        let common = Arc::new(Common { peer, desks, answers, waiting, cancelled });
+        let common = Arc::new(Common { peer, desks, answers, waiting, cancelled, tally });
         let (bulk, bulk_requests) = mpsc::unbounded_channel();
         let (ranges, range_requests) = mpsc::unbounded_channel();
         tokio::spawn(work(Arc::clone(&common), bulk_requests));
@@ -130,7 +139,7 @@ impl Service {
         }
         let queue = if matches!(ask, Ask::Smalls(_)) { &self.bulk } else { &self.ranges };
         // A worker ends only with its link.
-        let _ = queue.send(Request { id, share, ask });
+        let _ = queue.send(Request { id, share, ask, came: Instant::now() });
         Ok(())
     }
 
@@ -164,7 +173,8 @@ async fn work(common: Arc<Common>, mut requests: mpsc::UnboundedReceiver<Request
         if common.cancelled().remove(&request.id) {
             continue;
         }
-        common.serve(&request, &mut open).await;
+        let well = common.serve(&request, &mut open).await;
+        common.tally.add(well, request.came.elapsed());
     }
 }
 
@@ -194,14 +204,15 @@ impl Source {
 }
 
 impl Common {
-    async fn serve(&self, request: &Request, open: &mut OpenFile) {
+    /// Answers one request; whether as it was asked.
+    async fn serve(&self, request: &Request, open: &mut OpenFile) -> bool {
         let site = self
             .desks
             .open_to(&request.share, &self.peer)
             .and_then(|desk| Some(Site { stock: desk.counter.stock_for(&self.peer)?, desk }));
         let Some(site) = site else {
             self.answer(request.id, Reply::Refused(Refusal::Lacks)).await;
-            return;
+            return false;
         };
         let refused = match &request.ask {
             Ask::Smalls(contents) => self.serve_smalls(request.id, contents, &site).await,
@@ -211,9 +222,9 @@ impl Common {
                 self.serve_range(request, *content, *offset..end, &site, open).await
             }
         };
-        if let Err(refusal) = refused {
-            self.answer(request.id, Reply::Refused(refusal)).await;
-        }
+        let Err(refusal) = refused else { return true };
+        self.answer(request.id, Reply::Refused(refusal)).await;
+        false
     }
 
     async fn serve_smalls(

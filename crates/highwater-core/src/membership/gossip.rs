@@ -10,7 +10,8 @@ use super::{Effect, Membership, Message};
 use crate::clock::Time;
 use crate::id::NodeId;
 use crate::member::{
-    Claim, GOSSIP_CARDS_MAX, GOSSIP_CLAIMS_MAX, GOSSIP_ORDERS_MAX, Gossip, Health, RollRow,
+    Claim, GOSSIP_CARDS_MAX, GOSSIP_CLAIMS_MAX, GOSSIP_ORDERS_MAX, Gossip, Health, ROLL_ROWS_MAX,
+    RollRow,
 };
 
 /// A member's card is owed.
@@ -86,7 +87,7 @@ impl Membership {
             health: Health::Active,
             order: self.order_rank(id),
         });
-        std::iter::once(own).chain(others).chain(unknown).collect()
+        std::iter::once(own).chain(others).chain(unknown).take(ROLL_ROWS_MAX).collect()
     }
 
     /// Owes a neighbour whatever its roll shows it to lack.

@@ -11,11 +11,12 @@ use highwater_core::wire::{
     TEXT_BYTES_MAX,
 };
 use highwater_core::{
-    Checkpoint, Entry, EntryKind, Epoch, Hlc, InstanceId, Key, Mode, Mtime, NodeTag, Seq, ShareName,
+    Checkpoint, Entry, EntryKind, Epoch, Hlc, InstanceId, Key, Mode, Mtime, NodeId, NodeTag, Seq,
+    ShareName,
 };
 use prost::Message;
 
-use super::{CHUNK_RECORD_BYTES, HASH_BYTES};
+use super::{CHUNK_RECORD_BYTES, HASH_BYTES, members};
 use crate::proto;
 
 /// A frame that breaks the protocol. Nothing of it was taken over.
@@ -50,6 +51,17 @@ pub(crate) fn control(frame: proto::ControlFrame) -> Result<Control, BadFrame> {
         Body::Ping(body) => Control::Ping(body.number),
         Body::Pong(body) => Control::Pong(body.number),
         Body::Goodbye(reason) => Control::Goodbye(goodbye(reason)?),
+        Body::Kin(body) => Control::Kin(members::kin(&body)?),
+        Body::Roll(body) => Control::Roll(members::roll(&body)?),
+        Body::News(body) => Control::News(members::news(body)?),
+        Body::Probe(body) => Control::Probe {
+            target: NodeId::from_bytes(exactly("probe.target", &body.target)?),
+            number: number("probe.number", body.number)?,
+        },
+        Body::Probed(body) => {
+            Control::Probed { number: number("probed.number", body.number)?, alive: body.alive }
+        }
+        Body::Vitals(body) => Control::Vitals(members::vitals(&body)?),
     })
 }
 
@@ -304,12 +316,16 @@ fn mismatch(body: &proto::Mismatch) -> Result<Content, BadFrame> {
     })
 }
 
-fn share(name: &str) -> Result<ShareName, BadFrame> {
+pub(super) fn share(name: &str) -> Result<ShareName, BadFrame> {
     name.parse().map_err(|error| bad("share", format!("refused: {error}")))
 }
 
 fn text(field: &'static str, text: String) -> Result<String, BadFrame> {
     ensure(field, "must have at most 512 bytes", text.len() <= TEXT_BYTES_MAX)?;
+    printable(field, text)
+}
+
+pub(super) fn printable(field: &'static str, text: String) -> Result<String, BadFrame> {
     ensure(field, "must be printable", !text.chars().any(is_unprintable))?;
     Ok(text)
 }
@@ -326,7 +342,7 @@ fn position(field: &'static str, seq: u64) -> Result<Seq, BadFrame> {
     number(field, seq).map(Seq)
 }
 
-fn number(field: &'static str, number: u64) -> Result<u64, BadFrame> {
+pub(super) fn number(field: &'static str, number: u64) -> Result<u64, BadFrame> {
     ensure(field, "must be below 2^63", number <= NUMBER_MAX)?;
     Ok(number)
 }
@@ -335,7 +351,10 @@ fn hash(field: &'static str, bytes: &[u8]) -> Result<ContentHash, BadFrame> {
     exactly(field, bytes).map(ContentHash::from_bytes)
 }
 
-fn exactly<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], BadFrame> {
+pub(super) fn exactly<const N: usize>(
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<[u8; N], BadFrame> {
     bytes.try_into().map_err(|_| bad(field, format!("must have {N} bytes, has {}", bytes.len())))
 }
 
@@ -343,10 +362,10 @@ fn required<T>(field: &'static str, value: Option<T>) -> Result<T, BadFrame> {
     value.ok_or_else(|| bad(field, "is missing or unknown".to_owned()))
 }
 
-fn ensure(field: &'static str, rule: &'static str, holds: bool) -> Result<(), BadFrame> {
+pub(super) fn ensure(field: &'static str, rule: &'static str, holds: bool) -> Result<(), BadFrame> {
     if holds { Ok(()) } else { Err(bad(field, rule.to_owned())) }
 }
 
-fn bad(field: &'static str, rule: String) -> BadFrame {
+pub(super) fn bad(field: &'static str, rule: String) -> BadFrame {
     BadFrame { field, rule }
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use highwater_core::wire::{Content, Control, Goodbye};
 use highwater_core::{NodeId, ShareName};
-use highwater_net::{Link, LinkHandle, WarningKind};
+use highwater_net::{DownReason, Link, LinkHandle, WarningKind};
 use tokio::sync::mpsc;
 
 use super::Inner;
+use crate::cluster::Told;
 use crate::fetch::source::{LinkId, Source};
 use crate::report::Problem;
 use crate::serve::Service;
@@ -68,7 +69,12 @@ impl Inner {
         let source =
             Source::new(self.links.next_id(), peer, content.clone(), Box::new(handle.clone()));
         self.links.up().insert(source.id, (Arc::clone(&source), control.clone()));
-        let service = Service::start(peer, Arc::clone(&self.desks), content);
+        let service = Service::start(
+            peer,
+            Arc::clone(&self.desks),
+            content,
+            Arc::clone(&self.cluster.answers),
+        );
         tokio::spawn(read_content(Arc::clone(self), Arc::clone(&source), content_in, service));
         tokio::spawn(read_control(Arc::clone(self), source, handle, control, control_in));
     }
@@ -106,15 +112,26 @@ async fn read_control(
     control: mpsc::Sender<Control>,
     mut control_in: mpsc::Receiver<Control>,
 ) {
+    let (link, peer) = (source.id, source.peer);
+    let up = Told::LinkUp { link, peer, control: control.clone(), handle: handle.clone() };
+    engine.cluster.tell(up).await;
     engine.announce(&source, &control, true).await;
     drop(control);
     while let Some(message) = control_in.recv().await {
-        let Some(share) = share_of(&message).cloned() else { continue };
+        let Some(share) = share_of(&message).cloned() else {
+            engine.cluster.tell(Told::Control { link, message: Box::new(message) }).await;
+            continue;
+        };
         let event = Event::Control(source.id, Box::new(message));
         engine.send(&share, &source.peer, event).await;
     }
     engine.links.up().remove(&source.id);
     let reason = handle.closed().await;
+    let parted = matches!(
+        reason,
+        DownReason::Closed(Goodbye::NotAPeer) | DownReason::ClosedByPeer(Goodbye::NotAPeer)
+    );
+    engine.cluster.tell(Told::LinkDown { link, parted }).await;
     if engine.links.is_worth_telling(source.peer) {
         tracing::info!(peer = %source.peer, %reason, "disconnected");
     }
@@ -152,7 +169,7 @@ async fn read_content(
     source.router.fail_all();
 }
 
-/// The share that a message is about.
+/// The share that a message is about; what is about none is the cluster's.
 fn share_of(message: &Control) -> Option<&ShareName> {
     match message {
         Control::Offer(offer) => Some(&offer.share),
@@ -160,7 +177,7 @@ fn share_of(message: &Control) -> Option<&ShareName> {
         Control::Batch(batch) => Some(&batch.share),
         Control::Ack(ack) => Some(&ack.share),
         Control::Standing(standing) => Some(&standing.share),
-        Control::Hello(_) | Control::Ping(_) | Control::Pong(_) | Control::Goodbye(_) => None,
+        _ => None,
     }
 }
 
