@@ -19,6 +19,7 @@ pub mod member;
 pub mod membership;
 pub mod merge;
 pub mod observe;
+pub mod quality;
 pub mod version;
 pub mod window;
 pub mod wire;

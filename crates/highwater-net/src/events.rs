@@ -11,6 +11,7 @@ use highwater_core::{NodeId, Time};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
+use crate::kernel::Segments;
 use crate::link::{Pace, Pulse, RoundTrip};
 use crate::socket::Wire;
 
@@ -199,6 +200,11 @@ impl LinkHandle {
             bytes_in,
             bytes_out,
         }
+    }
+
+    /// What the kernel has sent on this link so far, where it says so. Costs a few system calls.
+    pub fn segments(&self) -> Option<Segments> {
+        self.0.wire.segments()
     }
 
     /// The round trips that were measured since this was last asked, 64 at most, the newest last.

@@ -21,6 +21,7 @@ mod connect;
 mod dial;
 mod events;
 mod identity;
+mod kernel;
 mod link;
 mod net;
 mod peer;
@@ -37,6 +38,7 @@ pub use events::{
     DownReason, Link, LinkHandle, LinkStats, NetEvent, PeerAddress, PeerState, WarningKind,
 };
 pub use identity::{Identity, IdentityError};
+pub use kernel::Segments;
 pub use net::{Net, NetConfig, StartError};
 pub use seal::{open_card, open_order, verify_card, verify_order};
 pub use system::{Breaker, Connection, Listener, Sockets, Soon};
