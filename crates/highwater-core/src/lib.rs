@@ -6,6 +6,7 @@
 //! played through in one test. Content bytes pass through only where they are hashed or cut.
 #![forbid(unsafe_code)]
 
+pub mod choice;
 pub mod chunk;
 pub mod clock;
 pub mod content;

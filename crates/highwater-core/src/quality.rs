@@ -273,6 +273,11 @@ impl Quality {
         lately(&self.flow_in) || lately(&self.flow_out)
     }
 
+    /// Bytes a second from the peer while a transfer ran, once measured.
+    pub fn rate_in(&self, now: Time) -> Option<u64> {
+        self.flow_in.rate(now)
+    }
+
     /// Closes the minutes that have passed. Empty ones are not kept.
     fn turn(&mut self, now: Time) {
         let number = now.since(Time::default()).as_secs() / MINUTE.as_secs();

@@ -261,6 +261,16 @@ pub enum Reply {
     Refused(Refusal),
 }
 
+impl Reply {
+    /// Bytes of content in it.
+    pub fn content_bytes(&self) -> u64 {
+        match self {
+            Reply::Bytes(bytes) | Reply::Small { bytes, .. } => bytes.len() as u64,
+            Reply::Manifest { .. } | Reply::SmallRefused { .. } | Reply::Refused(_) => 0,
+        }
+    }
+}
+
 /// Why a content was not sent. Each asks for another reaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {

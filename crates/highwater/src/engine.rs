@@ -25,6 +25,7 @@ use crate::cluster::{Cluster, TaskEnd, Told};
 use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
+use crate::lines::{self, Lines};
 use crate::report;
 use crate::serve::{Desk, Desks};
 use crate::share::{Command, Event, Share, Surroundings};
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) node: NodeId,
     pub(crate) net: Net,
     pub(crate) cluster: Cluster,
+    pub(crate) lines: Lines,
     around: Surroundings,
     desks: Arc<Desks>,
     links: Links,
@@ -123,6 +125,7 @@ impl Engine {
             node,
             net,
             cluster,
+            lines: Lines::default(),
             around,
             desks: Arc::default(),
             links: Links::default(),
@@ -137,6 +140,7 @@ impl Engine {
         }
         inner.begin_cluster(task, memory)?;
         tokio::spawn(listen(Arc::downgrade(&inner), events));
+        tokio::spawn(lines::watch(Arc::downgrade(&inner)));
         inner.set_peers();
         Ok(Engine(inner))
     }
@@ -198,6 +202,7 @@ impl Engine {
         }
         drop(shares);
         inner.join_links().await;
+        inner.lines.keep(&config.peers.iter().map(|peer| peer.id).collect());
         inner.cluster.tell(Told::Changed).await;
         inner.tick();
         Ok(())

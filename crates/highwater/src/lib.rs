@@ -10,6 +10,7 @@ mod counters;
 pub mod engine;
 mod fetch;
 pub mod home;
+mod lines;
 pub mod report;
 mod router;
 mod serve;

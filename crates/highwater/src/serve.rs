@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use highwater_core::quality::Way;
 use highwater_core::wire::{
     Ask, Content, DATA_BYTES_MAX, MANIFEST_PART_MAX, Refusal, Reply, RequestId,
 };
@@ -22,6 +23,7 @@ use highwater_store::EntryRow;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::Answers;
+use crate::lines::Meter;
 use crate::report::ShareStatus;
 use crate::share::replica::decode_print;
 use crate::share::{Counter, Event, Stock};
@@ -99,7 +101,14 @@ struct Common {
     answers: mpsc::Sender<Content>,
     waiting: AtomicUsize,
     cancelled: Mutex<BTreeSet<RequestId>>,
-    tally: Arc<Answers>,
+    tally: Tally,
+}
+
+/// Where what was answered is counted: for the cluster, and for the line to the peer.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    pub(crate) answers: Arc<Answers>,
+    pub(crate) meter: Arc<Meter>,
 }
 
 /// What a request takes of the room for those that wait, in contents: no request takes less memory
@@ -121,7 +130,7 @@ impl Service {
         peer: NodeId,
         desks: Arc<Desks>,
         answers: mpsc::Sender<Content>,
-        tally: Arc<Answers>,
+        tally: Tally,
     ) -> Self {
         let (waiting, cancelled) = (AtomicUsize::new(0), Mutex::default());
         let common = Arc::new(Common { peer, desks, answers, waiting, cancelled, tally });
@@ -161,8 +170,10 @@ impl Common {
 
     /// Sends a part of an answer, waiting for room. Whether more is wanted.
     async fn answer(&self, id: RequestId, reply: Reply) -> bool {
-        self.answers.send(Content::Reply { id, reply }).await.is_ok()
-            && !self.cancelled().remove(&id)
+        let bytes = reply.content_bytes();
+        let sent = self.answers.send(Content::Reply { id, reply }).await.is_ok();
+        self.tally.meter.moved(Way::Out, bytes);
+        sent && !self.cancelled().remove(&id)
     }
 }
 
@@ -174,7 +185,7 @@ async fn work(common: Arc<Common>, mut requests: mpsc::UnboundedReceiver<Request
             continue;
         }
         let well = common.serve(&request, &mut open).await;
-        common.tally.add(well, request.came.elapsed());
+        common.tally.answers.add(well, request.came.elapsed());
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use highwater_core::quality::Way;
 use highwater_core::wire::{Content, Control, Goodbye};
 use highwater_core::{NodeId, ShareName};
 use highwater_net::{DownReason, Link, LinkHandle, WarningKind};
@@ -12,9 +13,10 @@ use tokio::sync::mpsc;
 
 use super::Inner;
 use crate::cluster::Told;
-use crate::fetch::source::{LinkId, Source};
+use crate::fetch::source::{LinkId, LiveLine, Source};
+use crate::lines::Meter;
 use crate::report::Problem;
-use crate::serve::Service;
+use crate::serve::{Service, Tally};
 use crate::share::Event;
 
 /// How long a warning is shown after it was last given. The net repeats one that persists.
@@ -66,16 +68,15 @@ impl Inner {
         if self.links.is_worth_telling(peer) {
             tracing::info!(%peer, name = %hello.name, %addr, "connected");
         }
-        let source =
-            Source::new(self.links.next_id(), peer, content.clone(), Box::new(handle.clone()));
+        let id = self.links.next_id();
+        let meter = self.lines.link_up(id, peer, handle.clone());
+        let line = Box::new(LiveLine { handle: handle.clone(), meter: Arc::clone(&meter) });
+        let source = Source::new(id, peer, content.clone(), line);
         self.links.up().insert(source.id, (Arc::clone(&source), control.clone()));
-        let service = Service::start(
-            peer,
-            Arc::clone(&self.desks),
-            content,
-            Arc::clone(&self.cluster.answers),
-        );
-        tokio::spawn(read_content(Arc::clone(self), Arc::clone(&source), content_in, service));
+        let tally = Tally { answers: Arc::clone(&self.cluster.answers), meter: Arc::clone(&meter) };
+        let service = Service::start(peer, Arc::clone(&self.desks), content, tally);
+        let reading = Reading { source: Arc::clone(&source), service, meter };
+        tokio::spawn(read_content(Arc::clone(self), content_in, reading));
         tokio::spawn(read_control(Arc::clone(self), source, handle, control, control_in));
     }
 
@@ -131,6 +132,7 @@ async fn read_control(
         reason,
         DownReason::Closed(Goodbye::NotAPeer) | DownReason::ClosedByPeer(Goodbye::NotAPeer)
     );
+    engine.lines.link_down(link);
     engine.cluster.tell(Told::LinkDown { link, parted }).await;
     if engine.links.is_worth_telling(source.peer) {
         tracing::info!(peer = %source.peer, %reason, "disconnected");
@@ -143,15 +145,25 @@ async fn read_control(
     }
 }
 
+/// Who reads what comes on a content stream.
+struct Reading {
+    source: Arc<Source>,
+    service: Service,
+    meter: Arc<Meter>,
+}
+
 async fn read_content(
     engine: Arc<Inner>,
-    source: Arc<Source>,
     mut content_in: mpsc::Receiver<Content>,
-    service: Service,
+    reading: Reading,
 ) {
+    let Reading { source, service, meter } = reading;
     while let Some(message) = content_in.recv().await {
         match message {
-            Content::Reply { id, reply } => source.router.deliver(id, reply),
+            Content::Reply { id, reply } => {
+                meter.moved(Way::In, reply.content_bytes());
+                source.router.deliver(id, reply);
+            }
             Content::Request { id, share, ask } => {
                 if service.asked(id, share, ask).is_err() {
                     source.line.close(Goodbye::Misbehaved);
