@@ -12,13 +12,13 @@ use highwater_tests::with_cluster;
 use serde_json::Value;
 
 /// Far longer than anything here takes; only a failure waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const MESH: [(usize, usize); 3] = [(0, 1), (1, 2), (2, 0)];
 
-fn ask(node: &Node, args: &[&str]) -> Result<Value> {
+pub(crate) fn ask(node: &Node, args: &[&str]) -> Result<Value> {
     let said = node.run(&[args, &["--json"]].concat())?;
     serde_json::from_str(&said).with_context(|| format!("{args:?} said {said:?}"))
 }
@@ -47,7 +47,10 @@ fn wait_seen(cluster: &Cluster, nodes: &[usize], states_wanted: &[(&str, &str)])
     })
 }
 
-fn wait<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<(bool, T)>) -> Result<()> {
+pub(crate) fn wait<T: std::fmt::Debug>(
+    what: &str,
+    mut look: impl FnMut() -> Result<(bool, T)>,
+) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (holds, seen) = look()?;

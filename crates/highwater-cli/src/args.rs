@@ -122,8 +122,9 @@ pub(crate) enum Command {
     Join(Later),
     /// Not available in this version: check consistency
     Check(Later),
-    /// Not available in this version: measure the network
-    Net(Later),
+    /// Show how good the lines to the peers are
+    #[command(args_conflicts_with_subcommands = true)]
+    Net(NetArgs),
     /// Show the cluster as this node sees it, and remove departed nodes
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -227,6 +228,23 @@ pub(crate) enum PeerCommand {
     },
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct NetArgs {
+    /// Only this peer, with its last day: its id, or its name here
+    pub(crate) node: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Option<NetCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum NetCommand {
+    /// Measure the line to a peer for a few seconds, while no content is sent
+    Test {
+        /// Which peer: its id, or its name here
+        node: String,
+    },
+}
+
 #[derive(Subcommand, Debug)]
 pub(crate) enum ClusterCommand {
     /// Show the cluster in figures
@@ -279,6 +297,8 @@ mod tests {
             "hash a b",
             "hash --share docs",
             "net test ID",
+            "net",
+            "net bob",
             "cluster status",
             "cluster nodes --json",
             "cluster remove ID",

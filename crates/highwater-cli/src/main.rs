@@ -16,6 +16,7 @@ mod failure;
 mod hash;
 mod logs;
 mod manual;
+mod net;
 mod output;
 mod show;
 mod text;
@@ -75,7 +76,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Invite(_) => Err(Failure::later("invite")),
         Command::Join(_) => Err(Failure::later("join")),
         Command::Check(_) => Err(Failure::later("check")),
-        Command::Net(_) => Err(Failure::later("net")),
+        Command::Net(args) => net::net(&home()?, &args, output),
         Command::Cluster(command) => cluster::cluster(&home()?, &command, output),
         Command::Alerts(_) => Err(Failure::later("alerts")),
         Command::Token(_) => Err(Failure::later("token")),

@@ -18,6 +18,12 @@ pub(crate) fn status(status: &Status, output: &mut Output) -> Result<(), Failure
         escaped(&status.version),
         span(status.uptime_seconds)
     ))?;
+    if status.unwell.is_empty() {
+        output.line("well")?;
+    }
+    for reason in &status.unwell {
+        output.alarm(format_args!("NOT WELL: {}", escaped(&reason.message)))?;
+    }
     output.line("")?;
     if status.shares.is_empty() {
         return output.line("Nothing is shared yet; begin with `highwater share add NAME PATH`.");

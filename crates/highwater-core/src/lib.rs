@@ -12,6 +12,7 @@ pub mod clock;
 pub mod content;
 pub mod entry;
 pub mod fetch;
+pub mod health;
 pub mod id;
 pub mod intake;
 pub mod key;

@@ -228,6 +228,9 @@ pub enum Ask {
     /// Up to [`SMALLS_MAX`] small contents, each answered by one [`Reply::Small`] or
     /// [`Reply::SmallRefused`], in any order.
     Smalls(Vec<ContentHash>),
+    /// So many bytes of anything, 1 to [`RANGE_BYTES_MAX`], to measure the line. They are sent while
+    /// nothing else is.
+    Measure(u64),
 }
 
 /// A part of an answer. An answer ends with its last part or a refusal.

@@ -260,6 +260,7 @@ impl From<core::Ask> for proto::request::Ask {
                 Self::Range(proto::Range { content: copy(content.as_bytes()), offset, length })
             }
             core::Ask::Smalls(contents) => Self::Smalls(hashes(&contents)),
+            core::Ask::Measure(length) => Self::Measure(length),
         }
     }
 }

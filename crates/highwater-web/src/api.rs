@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use highwater::report::cluster::{ClusterNodes, ClusterStatus};
+use highwater::report::net::Peers;
 use highwater::report::{Health, Status};
 use highwater::{Engine, EngineError};
 use serde::Serialize;
@@ -12,14 +13,13 @@ use serde::Serialize;
 use crate::problem::Problem;
 
 /// Paths that the contract names and this version does not have.
-const LATER: [&str; 11] = [
+const LATER: [&str; 10] = [
     "/",
     "/metrics",
     "/api/v1/alerts",
     "/api/v1/checks",
     "/api/v1/checks/{id}",
     "/api/v1/events",
-    "/api/v1/peers",
     "/api/v1/shares",
     "/api/v1/shares/{share}",
     "/api/v1/shares/{share}/changes",
@@ -33,6 +33,7 @@ pub(crate) fn routes(engine: Engine) -> Router {
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/peers", get(peers))
         .route("/api/v1/cluster/status", get(cluster_status))
         .route("/api/v1/cluster/nodes", get(cluster_nodes))
         .with_state(engine);
@@ -63,6 +64,10 @@ async fn ready(State(engine): State<Engine>) -> (StatusCode, Json<Verdict>) {
 
 async fn status(State(engine): State<Engine>) -> Json<Status> {
     Json(engine.status().await)
+}
+
+async fn peers(State(engine): State<Engine>) -> Json<Peers> {
+    Json(engine.peers().await)
 }
 
 async fn cluster_status(State(engine): State<Engine>) -> Result<Json<ClusterStatus>, Problem> {

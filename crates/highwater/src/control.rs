@@ -72,6 +72,18 @@ pub enum Request {
         /// Which.
         node: NodeId,
     },
+    /// One item: [`Peers`](crate::report::net::Peers).
+    Peers,
+    /// One item: [`PeerDetail`](crate::report::net::PeerDetail).
+    Peer {
+        /// Its id, or its name here.
+        node: String,
+    },
+    /// One item: [`NetTest`](crate::report::net::NetTest), after a few seconds.
+    NetTest {
+        /// Its id, or its name here.
+        node: String,
+    },
     /// Stops the daemon.
     Stop,
 }

@@ -6,7 +6,9 @@
 
 mod ask;
 mod cluster;
+mod health;
 mod links;
+mod net;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,6 +31,7 @@ use crate::lines::{self, Lines};
 use crate::report;
 use crate::serve::{Desk, Desks};
 use crate::share::{Command, Event, Share, Surroundings};
+use health::Watchdog;
 use links::{Links, Warnings};
 
 /// A running node. Clones are handles to the same one.
@@ -46,6 +49,7 @@ pub(crate) struct Inner {
     desks: Arc<Desks>,
     links: Links,
     warnings: Warnings,
+    watchdog: Watchdog,
     config: Mutex<Config>,
     /// Held while shares are started and stopped; nothing else waits for it.
     shares: tokio::sync::Mutex<BTreeMap<ShareName, Share>>,
@@ -130,6 +134,7 @@ impl Engine {
             desks: Arc::default(),
             links: Links::default(),
             warnings: Warnings::default(),
+            watchdog: Watchdog::default(),
             config: Mutex::new(config.clone()),
             shares: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -141,6 +146,7 @@ impl Engine {
         inner.begin_cluster(task, memory)?;
         tokio::spawn(listen(Arc::downgrade(&inner), events));
         tokio::spawn(lines::watch(Arc::downgrade(&inner)));
+        tokio::spawn(health::watch(Arc::downgrade(&inner)));
         inner.set_peers();
         Ok(Engine(inner))
     }

@@ -1,7 +1,7 @@
 //! Answers what peers ask of this node's contents.
 //!
-//! Each link has two workers, one for bulk requests and one for ranges and manifests, so that small
-//! files do not wait behind large ones. A worker answers one request at a time; only its reading
+//! Each link has three workers: one for bulk requests, one for ranges and manifests, so that small
+//! files do not wait behind large ones, and one for measurements, which waits for both. A worker answers one request at a time; only its reading
 //! takes a thread that may wait for the disk, so that a slow line holds up nobody else. What it
 //! sends is what the index says: the file is compared with its recorded print before and after it
 //! is read, and small contents with their hash.
@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use highwater_core::quality::Way;
@@ -90,6 +90,7 @@ struct Request {
 pub(crate) struct Service {
     bulk: mpsc::UnboundedSender<Request>,
     ranges: mpsc::UnboundedSender<Request>,
+    measures: mpsc::UnboundedSender<Request>,
     common: Arc<Common>,
 }
 
@@ -100,6 +101,8 @@ struct Common {
     desks: Arc<Desks>,
     answers: mpsc::Sender<Content>,
     waiting: AtomicUsize,
+    /// Requests for content that are being answered.
+    serving: AtomicUsize,
     cancelled: Mutex<BTreeSet<RequestId>>,
     tally: Tally,
 }
@@ -116,7 +119,7 @@ pub(crate) struct Tally {
 fn weight(ask: &Ask) -> usize {
     match ask {
         Ask::Smalls(contents) => contents.len().max(4),
-        Ask::Manifest(_) | Ask::Range { .. } => 4,
+        Ask::Manifest(_) | Ask::Range { .. } | Ask::Measure(_) => 4,
     }
 }
 
@@ -132,13 +135,17 @@ impl Service {
         answers: mpsc::Sender<Content>,
         tally: Tally,
     ) -> Self {
-        let (waiting, cancelled) = (AtomicUsize::new(0), Mutex::default());
-        let common = Arc::new(Common { peer, desks, answers, waiting, cancelled, tally });
+        let (waiting, serving) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let cancelled = Mutex::default();
+        let common = Common { peer, desks, answers, waiting, serving, cancelled, tally };
+        let common = Arc::new(common);
         let (bulk, bulk_requests) = mpsc::unbounded_channel();
         let (ranges, range_requests) = mpsc::unbounded_channel();
         tokio::spawn(work(Arc::clone(&common), bulk_requests));
         tokio::spawn(work(Arc::clone(&common), range_requests));
-        Self { bulk, ranges, common }
+        let (measures, measure_requests) = mpsc::unbounded_channel();
+        tokio::spawn(measure(Arc::clone(&common), measure_requests));
+        Self { bulk, ranges, measures, common }
     }
 
     /// Queues a request.
@@ -146,7 +153,11 @@ impl Service {
         if self.common.waiting.fetch_add(weight(&ask), Ordering::Relaxed) >= WAITING_MAX {
             return Err(TooMany);
         }
-        let queue = if matches!(ask, Ask::Smalls(_)) { &self.bulk } else { &self.ranges };
+        let queue = match ask {
+            Ask::Smalls(_) => &self.bulk,
+            Ask::Measure(_) => &self.measures,
+            Ask::Manifest(_) | Ask::Range { .. } => &self.ranges,
+        };
         // A worker ends only with its link.
         let _ = queue.send(Request { id, share, ask, came: Instant::now() });
         Ok(())
@@ -184,9 +195,49 @@ async fn work(common: Arc<Common>, mut requests: mpsc::UnboundedReceiver<Request
         if common.cancelled().remove(&request.id) {
             continue;
         }
+        common.serving.fetch_add(1, Ordering::Relaxed);
         let well = common.serve(&request, &mut open).await;
+        common.serving.fetch_sub(1, Ordering::Relaxed);
         common.tally.answers.add(well, request.came.elapsed());
     }
+}
+
+/// How often a measurement looks whether it may go on.
+const YIELD: Duration = Duration::from_millis(10);
+
+/// Answers measurements, a piece at a time and only while no content is asked for.
+async fn measure(common: Arc<Common>, mut requests: mpsc::UnboundedReceiver<Request>) {
+    while let Some(request) = requests.recv().await {
+        common.waiting.fetch_sub(weight(&request.ask), Ordering::Relaxed);
+        let Ask::Measure(length) = request.ask else { continue };
+        if common.desks.open_to(&request.share, &common.peer).is_none() {
+            common.answer(request.id, Reply::Refused(Refusal::Lacks)).await;
+            continue;
+        }
+        let mut left = length as usize;
+        while left > 0 {
+            while common.serving.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(YIELD).await;
+            }
+            let piece = filler(left.min(DATA_BYTES_MAX));
+            left -= piece.len();
+            let reply = Content::Reply { id: request.id, reply: Reply::Bytes(piece) };
+            if common.answers.send(reply).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Bytes that no compression on the way makes fewer.
+pub(crate) fn filler(length: usize) -> Bytes {
+    static FILLER: OnceLock<Bytes> = OnceLock::new();
+    let whole = FILLER.get_or_init(|| {
+        let mut bytes = vec![0; DATA_BYTES_MAX];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes.into()
+    });
+    whole.slice(..length.min(whole.len()))
 }
 
 /// Reads on a thread that may wait for the disk.
@@ -228,6 +279,8 @@ impl Common {
         let refused = match &request.ask {
             Ask::Smalls(contents) => self.serve_smalls(request.id, contents, &site).await,
             Ask::Manifest(content) => self.serve_manifest(request.id, *content, &site).await,
+            // Has a worker of its own.
+            Ask::Measure(_) => Ok(()),
             Ask::Range { content, offset, length } => {
                 let end = offset.saturating_add(*length);
                 self.serve_range(request, *content, *offset..end, &site, open).await

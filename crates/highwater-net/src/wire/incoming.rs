@@ -235,6 +235,11 @@ fn ask(ask: proto::request::Ask) -> Result<Ask, BadFrame> {
             let hashes = contents.chunks_exact(HASH_BYTES).map(|bytes| hash(field, bytes));
             Ask::Smalls(hashes.collect::<Result<_, _>>()?)
         }
+        Wire::Measure(length) => {
+            let fits = (1..=RANGE_BYTES_MAX).contains(&length);
+            ensure("request.measure", "must be 1 byte to 4 MiB", fits)?;
+            Ask::Measure(length)
+        }
     })
 }
 

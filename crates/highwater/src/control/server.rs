@@ -189,6 +189,9 @@ impl Session {
             Request::ClusterNodes => answer.item(&engine.cluster_nodes().await?).await?,
             Request::ClusterRemove { node } => engine.cluster_remove(node).await?,
             Request::ClusterReadmit { node } => engine.cluster_readmit(node).await?,
+            Request::Peers => answer.item(&engine.peers().await).await?,
+            Request::Peer { node } => answer.item(&engine.peer(&node).await?).await?,
+            Request::NetTest { node } => answer.item(&engine.net_test(&node).await?).await?,
             Request::Stop => self.stop.notify_one(),
         }
         Ok(())

@@ -80,6 +80,13 @@ impl Inner {
         tokio::spawn(read_control(Arc::clone(self), source, handle, control, control_in));
     }
 
+    /// The newest link to a peer, to ask something of it directly.
+    pub(super) fn source_of(&self, peer: &NodeId) -> Option<Arc<Source>> {
+        let up = self.links.up();
+        let newest = up.values().rev().find(|(source, _)| source.peer == *peer);
+        newest.map(|(source, _)| Arc::clone(source))
+    }
+
     /// Makes known every link that is up to every share that lists its peer.
     pub(super) async fn join_links(&self) {
         let up: Vec<_> = self.links.up().values().cloned().collect();
