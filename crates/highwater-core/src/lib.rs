@@ -21,6 +21,7 @@ pub mod member;
 pub mod membership;
 pub mod merge;
 pub mod observe;
+pub mod overlay;
 pub mod quality;
 pub mod version;
 pub mod window;

@@ -252,7 +252,7 @@ impl Gossip {
 pub struct Load {
     /// Links that are up.
     pub connections: u32,
-    /// Requests of peers and of people that it has answered, well or not.
+    /// Requests of peers that it has answered, well or not.
     pub requests: u64,
     /// Those it could not answer as asked.
     pub failures: u64,

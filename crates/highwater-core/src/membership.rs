@@ -194,7 +194,22 @@ pub struct Membership {
     vitals_at: Time,
     vitals_turn: usize,
     looked_at: Time,
+    contradiction: Contradiction,
 }
+
+/// The incarnation that this node has to take, and how often it may still do so at once. Two copies of
+/// one identity would contradict each other without end, and a hostile member makes up suspicions.
+#[derive(Debug)]
+struct Contradiction {
+    wanted: Option<u64>,
+    left: u32,
+    refilled: Time,
+}
+
+/// Contradictions at once.
+const CONTRADICTIONS_MAX: u32 = 8;
+/// And another one after this: sooner than a suspicion becomes a failure.
+const CONTRADICTION_EVERY: Duration = Duration::from_secs(2);
 
 impl Membership {
     /// The machine of the node with this card, which remembers these from before.
@@ -221,6 +236,7 @@ impl Membership {
             vitals_at: now,
             vitals_turn: 0,
             looked_at: now,
+            contradiction: Contradiction { wanted: None, left: CONTRADICTIONS_MAX, refilled: now },
         }
     }
 
@@ -361,6 +377,29 @@ impl Membership {
         }
     }
 
+    /// What others believe of this node is wrong: it takes a higher incarnation, now or soon.
+    fn contradict(&mut self, now: Time, incarnation: u64, effects: &mut Vec<Effect>) {
+        let wanted = self.contradiction.wanted.unwrap_or(0).max(incarnation);
+        self.contradiction.wanted = Some(wanted);
+        self.sign_if_allowed(now, effects);
+    }
+
+    fn sign_if_allowed(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let own = self.own.facts().incarnation;
+        let contradiction = &mut self.contradiction;
+        if now.since(contradiction.refilled) >= CONTRADICTION_EVERY {
+            contradiction.refilled = now;
+            contradiction.left = (contradiction.left + 1).min(CONTRADICTIONS_MAX);
+        }
+        let wanted = contradiction.wanted.filter(|wanted| *wanted > own);
+        contradiction.wanted = wanted;
+        if let Some(incarnation) = wanted.filter(|_| contradiction.left > 0) {
+            contradiction.left -= 1;
+            contradiction.wanted = None;
+            effects.push(Effect::Sign(incarnation));
+        }
+    }
+
     /// A card has come: the node's own word about itself.
     fn card(&mut self, now: Time, from: Option<NodeId>, card: Card, effects: &mut Vec<Effect>) {
         let (id, incarnation) = (card.facts().id, card.facts().incarnation);
@@ -368,7 +407,7 @@ impl Membership {
             let own = self.own.facts().incarnation;
             // A card of ours that is not ours now: from before a restored home, or of a copy.
             if incarnation > own || (incarnation == own && card != self.own) {
-                effects.push(Effect::Sign(incarnation + 1));
+                self.contradict(now, incarnation + 1, effects);
             }
             return;
         }
@@ -411,7 +450,7 @@ impl Membership {
         if id == self.own_id() {
             // Of a card that this node never signed nobody can know anything.
             if incarnation == self.own.facts().incarnation {
-                effects.push(Effect::Sign(incarnation + 1));
+                self.contradict(now, incarnation + 1, effects);
             }
             return;
         }

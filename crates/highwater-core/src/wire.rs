@@ -169,6 +169,8 @@ pub enum Goodbye {
     Misbehaved,
     /// The other side is no longer a peer.
     NotAPeer,
+    /// The two reach each other through others, and have links enough.
+    NotNeeded,
 }
 
 /// Pairs an answer with its request. Chosen by the asking side, never reused within a link.

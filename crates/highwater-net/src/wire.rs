@@ -177,6 +177,7 @@ impl From<core::Goodbye> for proto::GoodbyeReason {
             core::Goodbye::Protocol => Self::GoodbyeProtocol,
             core::Goodbye::Misbehaved => Self::GoodbyeMisbehaved,
             core::Goodbye::NotAPeer => Self::GoodbyeNotAPeer,
+            core::Goodbye::NotNeeded => Self::GoodbyeNotNeeded,
         }
     }
 }

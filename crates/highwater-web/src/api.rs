@@ -10,16 +10,16 @@ use highwater::report::{Health, Status};
 use highwater::{Engine, EngineError};
 use serde::Serialize;
 
+use crate::events::events;
 use crate::problem::Problem;
 
 /// Paths that the contract names and this version does not have.
-const LATER: [&str; 10] = [
+const LATER: [&str; 9] = [
     "/",
     "/metrics",
     "/api/v1/alerts",
     "/api/v1/checks",
     "/api/v1/checks/{id}",
-    "/api/v1/events",
     "/api/v1/shares",
     "/api/v1/shares/{share}",
     "/api/v1/shares/{share}/changes",
@@ -33,6 +33,7 @@ pub(crate) fn routes(engine: Engine) -> Router {
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/events", get(events))
         .route("/api/v1/peers", get(peers))
         .route("/api/v1/cluster/status", get(cluster_status))
         .route("/api/v1/cluster/nodes", get(cluster_nodes))

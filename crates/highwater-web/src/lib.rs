@@ -6,6 +6,8 @@
 //! GET /health/ready    the store takes writes and has room
 //! GET /api/v1/status   the document of `highwater status --json`
 //! GET /api/v1/cluster/status, /nodes   the cluster as this node sees it
+//! GET /api/v1/peers    the lines to the peers
+//! GET /api/v1/events   what happens, as server-sent events
 //! ```
 //!
 //! Nothing here changes anything, and nothing but the health checks is told to another machine:
@@ -18,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod events;
 mod guard;
 mod problem;
 mod server;

@@ -2,6 +2,7 @@
 //! machine of core, and carries out what it decides.
 //!
 //! - `actor.rs`: the task; the only owner of the machine.
+//! - `choose.rs`: with whom links are kept, when not with everybody.
 //! - `memory.rs`: the file in the home that keeps incarnation, members and orders over restarts.
 //!
 //! Two nodes speak of the cluster only if each lists the other for one share at least that both
@@ -10,6 +11,7 @@
 //! Nothing here decides what is replicated, and nothing here touches a share.
 
 pub(crate) mod actor;
+mod choose;
 pub(crate) mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,19 +19,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use highwater_core::NodeId;
-use highwater_core::member::{Decision, State};
 use highwater_core::membership::View;
 use highwater_core::wire::Control;
 use highwater_net::LinkHandle;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::counters::Count;
 use crate::fetch::source::LinkId;
 
 /// What waits for the cluster's task. Links wait when it is full, as they do for shares.
 const TOLD_MAX: usize = 256;
-/// Changes that a slow listener may lag behind before it is told that it missed some.
-const CHANGES_MAX: usize = 256;
 /// How long somebody waits for the task's answer: it never waits for anything itself.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
@@ -37,7 +36,14 @@ const ANSWER_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) enum Told {
     /// A link is up.
-    LinkUp { link: LinkId, peer: NodeId, control: mpsc::Sender<Control>, handle: LinkHandle },
+    LinkUp {
+        link: LinkId,
+        peer: NodeId,
+        control: mpsc::Sender<Control>,
+        handle: LinkHandle,
+        /// Whether this side has dialled.
+        dialled: bool,
+    },
     /// A link is down; `parted` when one of both sides does not list the other any more.
     LinkDown { link: LinkId, parted: bool },
     /// A message about the cluster.
@@ -59,8 +65,6 @@ pub(crate) struct Picture {
     pub(crate) members: Vec<Seen>,
     /// How much later each peer's clock is than this node's, in milliseconds.
     pub(crate) clock_offsets: BTreeMap<NodeId, i64>,
-    /// What operators have removed.
-    pub(crate) removed: Vec<Decision>,
 }
 
 /// One node of a picture.
@@ -69,15 +73,6 @@ pub(crate) struct Seen {
     pub(crate) view: View,
     /// How long ago it gave a sign of life.
     pub(crate) ago: Duration,
-}
-
-/// A member is in another state than before.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Change {
-    pub(crate) node: NodeId,
-    pub(crate) name: String,
-    pub(crate) from: Option<State>,
-    pub(crate) to: State,
 }
 
 /// What this node has done for others, counted where it happens.
@@ -108,7 +103,7 @@ pub(crate) struct Cluster {
     told: mpsc::Sender<Told>,
     pub(crate) answers: Arc<Answers>,
     removed: Arc<Mutex<BTreeSet<NodeId>>>,
-    changes: broadcast::Sender<Change>,
+    wanted: Arc<Mutex<Option<BTreeSet<NodeId>>>>,
     pub(crate) http_port: Mutex<Option<u16>>,
 }
 
@@ -117,7 +112,8 @@ pub(crate) struct Cluster {
 pub(crate) struct TaskEnd {
     pub(crate) inbox: mpsc::Receiver<Told>,
     pub(crate) removed: Arc<Mutex<BTreeSet<NodeId>>>,
-    pub(crate) changes: broadcast::Sender<Change>,
+    /// Whom to dial, where that is not everybody.
+    pub(crate) wanted: Arc<Mutex<Option<BTreeSet<NodeId>>>>,
     pub(crate) answers: Arc<Answers>,
 }
 
@@ -125,15 +121,15 @@ impl Cluster {
     /// Both ends; `removed` are the nodes that were removed before.
     pub(crate) fn new(removed: BTreeSet<NodeId>) -> (Self, TaskEnd) {
         let (told, inbox) = mpsc::channel(TOLD_MAX);
-        let changes = broadcast::Sender::new(CHANGES_MAX);
         let (answers, removed) = (Arc::<Answers>::default(), Arc::new(Mutex::new(removed)));
+        let wanted = Arc::default();
         let end = TaskEnd {
             inbox,
+            wanted: Arc::clone(&wanted),
             removed: Arc::clone(&removed),
-            changes: changes.clone(),
             answers: Arc::clone(&answers),
         };
-        (Self { told, answers, removed, changes, http_port: Mutex::default() }, end)
+        (Self { told, answers, removed, wanted, http_port: Mutex::default() }, end)
     }
 
     /// Brings something to the task, waiting for room.
@@ -147,9 +143,10 @@ impl Cluster {
         self.removed.lock().unwrap_or_else(PoisonError::into_inner).contains(node)
     }
 
-    /// The changes from now on.
-    pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
+    /// Whether a link with this peer is to be made from here.
+    pub(crate) fn wants(&self, node: &NodeId) -> bool {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.as_ref().is_none_or(|wanted| wanted.contains(node))
     }
 
     /// The cluster as it is now; `None` when the task has ended.

@@ -19,7 +19,7 @@ use highwater_core::wire::{Hello, PROTOCOL};
 use highwater_core::{InstanceId, NodeId, ShareName};
 use highwater_net::{Net, NetConfig, NetEvent};
 use highwater_store::{Store, StoreError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::cluster::actor::{self, Actor};
 use crate::cluster::memory::Memory;
@@ -28,11 +28,16 @@ use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
 use crate::lines::{self, Lines};
-use crate::report;
+use crate::report::event::{Happening, Occurrence};
+use crate::report::{self, rfc3339};
 use crate::serve::{Desk, Desks};
+use crate::share::machine::wall_now;
 use crate::share::{Command, Event, Share, Surroundings};
 use health::Watchdog;
 use links::{Links, Warnings};
+
+/// Events that somebody who follows them may lag behind before some are left out for them.
+const HAPPENINGS_MAX: usize = 256;
 
 /// A running node. Clones are handles to the same one.
 #[derive(Clone, Debug)]
@@ -50,6 +55,7 @@ pub(crate) struct Inner {
     links: Links,
     warnings: Warnings,
     watchdog: Watchdog,
+    happenings: broadcast::Sender<Occurrence>,
     config: Mutex<Config>,
     /// Held while shares are started and stopped; nothing else waits for it.
     shares: tokio::sync::Mutex<BTreeMap<ShareName, Share>>,
@@ -135,6 +141,7 @@ impl Engine {
             links: Links::default(),
             warnings: Warnings::default(),
             watchdog: Watchdog::default(),
+            happenings: broadcast::Sender::new(HAPPENINGS_MAX),
             config: Mutex::new(config.clone()),
             shares: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -159,6 +166,11 @@ impl Engine {
     /// Where it listens for peers.
     pub fn sync_addr(&self) -> SocketAddr {
         self.0.net.local_addr()
+    }
+
+    /// What happens from now on. Who lags behind by more than 256 misses some, and is told so.
+    pub fn events(&self) -> broadcast::Receiver<Occurrence> {
+        self.0.happenings.subscribe()
     }
 
     /// Ticks whenever something that [`Engine::status`] shows has changed.
@@ -315,6 +327,11 @@ impl Inner {
         let own = own.ok_or_else(|| StartError::System("this node's key signs nothing".into()))?;
         tokio::spawn(Actor::new(self, task, own, memory).run());
         Ok(())
+    }
+
+    /// Tells those who follow what happens. Nobody needs to.
+    pub(crate) fn happened(&self, what: Happening) {
+        let _ = self.happenings.send(Occurrence { at: rfc3339(wall_now()), what });
     }
 
     pub(crate) fn config(&self) -> MutexGuard<'_, Config> {

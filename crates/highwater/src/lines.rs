@@ -15,7 +15,7 @@ use crate::engine::Inner;
 use crate::fetch::source::LinkId;
 
 /// Between two looks at the links.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// All lines.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! fields may be added, never renamed or removed.
 
 pub mod cluster;
+pub mod event;
 pub mod net;
 
 use std::collections::BTreeMap;

@@ -219,6 +219,27 @@ fn a_claim_about_this_node_is_contradicted_and_an_unheard_of_card_is_not_claimed
 }
 
 #[test]
+fn a_storm_of_false_claims_is_contradicted_a_few_times_at_once_and_then_now_and_then() {
+    let mut bench = Bench::new();
+    let mut signed = 0;
+    for _ in 0..600 {
+        let own = bench.machine.own().facts().incarnation;
+        bench.effects.clear();
+        bench.claim(1, 0, own, Health::Suspect);
+        bench.pass(Duration::from_millis(100));
+        let wanted = bench.effects.iter().find_map(|effect| match effect {
+            Effect::Sign(incarnation) => Some(*incarnation),
+            _ => None,
+        });
+        if let Some(incarnation) = wanted {
+            signed += 1;
+            bench.tell(Event::OwnCard(card(0, incarnation)));
+        }
+    }
+    assert!((25..=45).contains(&signed), "{signed} cards in a minute");
+}
+
+#[test]
 fn who_was_heard_a_moment_ago_is_only_suspected_on_the_word_of_others() {
     let mut bench = Bench::new();
     bench.pass(Duration::from_secs(2));

@@ -151,6 +151,7 @@ impl Membership {
 
     pub(super) fn time_passed(&mut self, now: Time, effects: &mut Vec<Effect>) {
         self.note_lateness(now);
+        self.sign_if_allowed(now, effects);
         self.suspect_the_troubled(now, effects);
         self.suspect_the_unheard(now, effects);
         self.fail_the_suspected(now, effects);

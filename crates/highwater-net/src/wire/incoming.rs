@@ -208,6 +208,7 @@ fn goodbye(reason: i32) -> Result<Goodbye, BadFrame> {
         Ok(Wire::GoodbyeProtocol) => Ok(Goodbye::Protocol),
         Ok(Wire::GoodbyeMisbehaved) => Ok(Goodbye::Misbehaved),
         Ok(Wire::GoodbyeNotAPeer) => Ok(Goodbye::NotAPeer),
+        Ok(Wire::GoodbyeNotNeeded) => Ok(Goodbye::NotNeeded),
         Ok(Wire::GoodbyeUnspecified) | Err(_) => {
             Err(bad("goodbye", format!("has the unknown reason {reason}")))
         }

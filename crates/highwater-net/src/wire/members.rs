@@ -275,3 +275,93 @@ fn flag(field: &'static str, code: u8) -> Result<bool, BadFrame> {
     ensure(field, "must have 0 or 1 where yes or no is meant", code <= 1)?;
     Ok(code == 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use highwater_core::wire::Control;
+
+    use super::*;
+    use crate::identity::Identity;
+    use crate::seal::{seal_card, seal_order};
+    use crate::wire::{read_control, write_control};
+
+    fn gossip() -> Gossip {
+        let dir = tempfile::tempdir().expect("a directory");
+        let identity = Identity::create(dir.path()).expect("an identity");
+        let (id, target) = (identity.node_id(), NodeId::from_bytes([3; 32]));
+        let facts = Facts {
+            id,
+            incarnation: INCARNATION_MAX,
+            name: "alice's laptop".into(),
+            user: "al".into(),
+            version: "0.1.0".into(),
+            mode: "cluster".into(),
+            host: "192.0.2.1".into(),
+            sync_port: 7420,
+            http_port: 65535,
+        };
+        let decision = Decision { target, number: 7, removed: true, by: id };
+        Gossip {
+            cards: vec![seal_card(&identity, facts).expect("signed").sealed().clone()],
+            claims: vec![Claim { id: target, incarnation: 5, health: Health::Failed }],
+            orders: vec![seal_order(&identity, decision).expect("signed").sealed().clone()],
+        }
+    }
+
+    fn messages() -> Vec<Control> {
+        let id = NodeId::from_bytes([9; 32]);
+        let order = OrderRank { number: u32::MAX, removed: true };
+        let row = RollRow { id, incarnation: 4, health: Health::Suspect, order };
+        let load = Load { connections: 3, requests: 100, failures: 2, answer_micros: 12_345 };
+        let row_of_life =
+            VitalRow { member: [1; 8], incarnation: 2, beat: 99, age_millis: 1500, load };
+        let vitals = Vitals { digest: u64::MAX, wall_millis: 7, rows: vec![row_of_life] };
+        vec![
+            Control::Kin(vec!["docs".parse().expect("name"), "pictures".parse().expect("name")]),
+            Control::Kin(Vec::new()),
+            Control::Roll(vec![row; ROLL_ROWS_MAX]),
+            Control::News(gossip()),
+            Control::Probe { target: id, number: 8 },
+            Control::Probed { number: 8, alive: true },
+            Control::Vitals(vitals),
+        ]
+    }
+
+    #[test]
+    fn what_is_said_about_members_comes_out_as_it_went_in() {
+        for message in messages() {
+            let bytes = write_control(message.clone());
+            assert_eq!(read_control(&bytes), Ok(message));
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_refused_by_name() {
+        let mut row = vec![0; ROLL_ROW_BYTES];
+        row[40] = 3;
+        let sealed = |seal: Seal| sealed_out([seal].iter());
+        let whole = gossip().cards[0].seal.clone();
+        let longer = Seal { body: vec![0; BODY_BYTES_MAX + 1].into(), ..whole.clone() };
+        let news = |cards: Bytes, claims: Vec<u8>| {
+            let body = proto::News { cards, claims: claims.into(), orders: Bytes::new() };
+            super::news(body).err().map(|bad| bad.to_string())
+        };
+        let roll = |rows: Vec<u8>| {
+            super::roll(&proto::Roll { rows: rows.into() }).err().map(|bad| bad.to_string())
+        };
+        let rows = [
+            (roll(vec![0; ROLL_ROW_BYTES + 1]), "whole records"),
+            (roll(vec![0; ROLL_ROW_BYTES * (ROLL_ROWS_MAX + 1)]), "too many"),
+            (roll(row), "unknown state 3"),
+            (roll([vec![0; 32], vec![0xff; 8], vec![0; 6]].concat()), "at most 2^62"),
+            (news(Bytes::new(), vec![0; CLAIM_BYTES]), "must claim something"),
+            (news(sealed(longer), vec![]), "shorter body"),
+            (news(sealed(Seal { key: vec![1; 31].into(), ..whole.clone() }), vec![]), "32 bytes"),
+            (news(sealed(Seal { body: vec![0xff].into(), ..whole }), vec![]), "cannot be decoded"),
+        ];
+        for (refusal, expected) in rows {
+            let refusal = refusal.unwrap_or_default();
+            assert!(refusal.contains(expected), "{refusal:?} does not say {expected:?}");
+        }
+    }
+}

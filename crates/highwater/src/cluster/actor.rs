@@ -3,7 +3,7 @@
 //! It waits for something to happen or for the machine's deadline, gives it to the machine, and
 //! carries out the effects. It never waits for a link: what a full link does not take is owed again.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
+use super::choose::Choosing;
 use super::memory::Memory;
-use super::{Allowance, Change, Picture, Seen, TaskEnd, Told};
+use super::{Allowance, Picture, Seen, TaskEnd, Told};
 use crate::config::Config;
 use crate::engine::Inner;
 use crate::fetch::source::LinkId;
 use crate::report::VERSION;
+use crate::report::event::Happening;
 use crate::share::machine::wall_now;
 
 /// Changes are gathered for this long before they are saved: a join of hundreds is one write.
@@ -34,10 +36,12 @@ const PROBES_MAX: usize = 32;
 const LINKS_A_SECOND: usize = 4;
 
 /// One link.
-struct Line {
+pub(super) struct Line {
     peer: NodeId,
     control: mpsc::Sender<Control>,
-    handle: LinkHandle,
+    pub(super) handle: LinkHandle,
+    /// Whether this side has dialled.
+    pub(super) dialled: bool,
     /// The shares that the peer lists for this node, once it has said so.
     theirs: Option<BTreeSet<ShareName>>,
     joined: bool,
@@ -47,15 +51,16 @@ struct Line {
 /// The task.
 pub(crate) struct Actor {
     engine: Weak<Inner>,
-    end: TaskEnd,
-    machine: Membership,
+    pub(super) end: TaskEnd,
+    pub(super) machine: Membership,
     began: Instant,
-    lines: BTreeMap<LinkId, Line>,
+    pub(super) lines: BTreeMap<LinkId, Line>,
     /// Which link of a peer counts: the newest.
-    current: BTreeMap<NodeId, LinkId>,
+    pub(super) current: BTreeMap<NodeId, LinkId>,
     clock_offsets: BTreeMap<NodeId, i64>,
     probes: JoinSet<()>,
     save_at: Option<Instant>,
+    pub(super) choosing: Choosing,
 }
 
 /// What this node says about itself.
@@ -90,7 +95,7 @@ impl Actor {
     /// The task of the node that `inner` is, which begins with `memory`; `own` is its card.
     pub(crate) fn new(inner: &Arc<Inner>, end: TaskEnd, own: Card, memory: Memory) -> Self {
         let machine = Membership::new(Time::default(), own, memory.members, memory.orders);
-        Self {
+        let mut actor = Self {
             engine: Arc::downgrade(inner),
             end,
             machine,
@@ -100,7 +105,10 @@ impl Actor {
             clock_offsets: BTreeMap::new(),
             probes: JoinSet::new(),
             save_at: None,
-        }
+            choosing: Choosing::default(),
+        };
+        actor.choose_links(inner, true);
+        actor
     }
 
     /// Works until it is told to stop or the engine is gone.
@@ -138,12 +146,13 @@ impl Actor {
 
     fn told(&mut self, told: Told) {
         match told {
-            Told::LinkUp { link, peer, control, handle } => {
+            Told::LinkUp { link, peer, control, handle, dialled } => {
                 let shares = self.shares_for(&peer);
                 // A full queue is impossible on a link that has just come up.
                 let _ = control.try_send(Control::Kin(shares));
                 let allowance = Allowance::default();
-                let line = Line { peer, control, handle, theirs: None, joined: false, allowance };
+                let line =
+                    Line { peer, control, handle, dialled, theirs: None, joined: false, allowance };
                 self.lines.insert(link, line);
             }
             Told::LinkDown { link, parted } => self.link_down(link, parted),
@@ -173,6 +182,9 @@ impl Actor {
         self.handle(Event::Load(Load { connections, requests, failures, answer_micros }));
         self.handle(Event::TimePassed);
         while self.probes.try_join_next().is_some() {}
+        if let Some(engine) = self.engine.upgrade() {
+            self.choose_links(&engine, false);
+        }
     }
 
     fn link_down(&mut self, link: LinkId, parted: bool) {
@@ -303,13 +315,15 @@ impl Actor {
             }
             self.join(link);
         }
+        self.choose_links(&engine, true);
     }
 
     /// Members that there should be links to are missed if none comes up.
     fn expect_peers(&mut self) {
         let Some(engine) = self.engine.upgrade() else { return };
         let listed: Vec<NodeId> = engine.config().peers.iter().map(|peer| peer.id).collect();
-        listed.into_iter().for_each(|peer| self.handle(Event::Expected(peer)));
+        let listed = listed.into_iter().filter(|peer| engine.cluster.wants(peer));
+        listed.for_each(|peer| self.handle(Event::Expected(peer)));
     }
 
     fn decide(&mut self, target: NodeId, removed: bool) -> Result<(), String> {
@@ -345,20 +359,14 @@ impl Actor {
         Picture {
             members: self.machine.views(now).into_iter().map(seen).collect(),
             clock_offsets: offsets.map(|peer| (*peer, self.clock_offsets[peer])).collect(),
-            removed: self.machine.removed().collect(),
         }
     }
 
     /// Gives the machine an event and carries out what it decides.
     fn handle(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            let mut effects = Vec::new();
-            self.machine.handle(self.now(), event, &mut effects);
-            for effect in effects {
-                self.carry_out(effect);
-            }
-        }
+        let mut effects = Vec::new();
+        self.machine.handle(self.now(), event, &mut effects);
+        effects.into_iter().for_each(|effect| self.carry_out(effect));
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -371,9 +379,8 @@ impl Actor {
             Effect::Changed(node, from, to) => {
                 let name = self.name_of(&node);
                 tracing::info!(%node, %name, "a member of the cluster is {to}");
-                // Nobody needs to listen.
-                let _ = self.end.changes.send(Change { node, name, from, to });
                 if let Some(engine) = self.engine.upgrade() {
+                    engine.happened(Happening::Member { node_id: node, name, from, to });
                     engine.tick();
                 }
             }
@@ -401,11 +408,7 @@ impl Actor {
         }
         let facts = facts(&engine, &engine.config().clone(), incarnation);
         match engine.net.seal_card(facts) {
-            Some(card) => {
-                let mut effects = Vec::new();
-                self.machine.handle(self.now(), Event::OwnCard(card), &mut effects);
-                effects.into_iter().for_each(|effect| self.carry_out(effect));
-            }
+            Some(card) => self.handle(Event::OwnCard(card)),
             None => tracing::error!("this node's card cannot be signed; others keep the last one"),
         }
     }

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use highwater_core::NodeId;
 use highwater_net::PeerAddress;
 
 use super::{Engine, EngineError, Inner};
 use crate::cluster::{Picture, Told};
+use crate::config::PeerConfig;
 use crate::report::cluster::{ClusterNodes, ClusterStatus};
 use crate::share::machine::wall_now;
 
@@ -53,11 +53,6 @@ impl Engine {
         cluster.tell(Told::Changed).await;
     }
 
-    /// Counts a request of people or programs that was answered, and how long that took.
-    pub fn count_answer(&self, well: bool, took: Duration) {
-        self.0.cluster.answers.add(well, took);
-    }
-
     pub(super) async fn picture(&self) -> Result<Picture, EngineError> {
         let stopping = || EngineError::Refused("the node is stopping; ask another one".to_owned());
         self.0.cluster.picture().await.ok_or_else(stopping)
@@ -70,7 +65,8 @@ impl Inner {
         self.config().peers.iter().any(|peer| !peer.shares.is_empty())
     }
 
-    /// Tells the net whom it may talk to: the peers of the configuration that no operator removed.
+    /// Tells the net whom it may talk to: the peers of the configuration that no operator removed; and
+    /// whom of them to dial.
     pub(crate) fn set_peers(&self) {
         let addresses = self.addresses();
         self.net.set_peers(addresses);
@@ -79,7 +75,8 @@ impl Inner {
     pub(super) fn addresses(&self) -> Vec<PeerAddress> {
         let config = self.config();
         let admitted = config.peers.iter().filter(|peer| !self.cluster.is_removed(&peer.id));
-        admitted.map(|peer| PeerAddress { id: peer.id, addr: peer.addr.clone() }).collect()
+        let addr = |peer: &PeerConfig| peer.addr.clone().filter(|_| self.cluster.wants(&peer.id));
+        admitted.map(|peer| PeerAddress { id: peer.id, addr: addr(peer) }).collect()
     }
 
     /// Something that people are told has changed.

@@ -11,11 +11,12 @@ use highwater_core::member::State;
 use highwater_core::{ShareName, Time};
 
 use super::{Engine, Inner, blocking};
+use crate::report::event::Happening;
 use crate::report::{ClusterCheck, Health, HealthReason, ShareState, ShareStatus};
 use crate::share::machine::wall_now;
 
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between two looks. `GET /health` looks at once.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What is kept from look to look.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub(super) struct Watchdog {
 #[derive(Debug, Default)]
 struct Kept {
     shares: BTreeMap<ShareName, Progress>,
+    states: BTreeMap<ShareName, ShareState>,
     stuck: Vec<(ShareName, Duration)>,
     unwell: Vec<HealthReason>,
 }
@@ -61,6 +63,15 @@ impl Watchdog {
             }
         }
         kept.stuck = stuck;
+    }
+
+    /// The shares that do something else than at the last look.
+    fn changed(&self, shares: &[ShareStatus]) -> Vec<(ShareName, ShareState)> {
+        let now: BTreeMap<ShareName, ShareState> =
+            shares.iter().map(|share| (share.name.clone(), share.state)).collect();
+        let mut kept = self.kept();
+        let before = std::mem::replace(&mut kept.states, now.clone());
+        now.into_iter().filter(|(name, state)| before.get(name) != Some(state)).collect()
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -145,7 +156,11 @@ impl Inner {
             let sum: &mut u64 = staged.entry(transfer.share).or_default();
             *sum = sum.wrapping_add(transfer.acked_offset);
         }
-        self.watchdog.look(&self.share_statuses(), &staged);
+        let shares = self.share_statuses();
+        self.watchdog.look(&shares, &staged);
+        for (name, state) in self.watchdog.changed(&shares) {
+            self.happened(Happening::Share { name, state });
+        }
         let unwell = self.health().await.reasons;
         let mut kept = self.watchdog.kept();
         if kept.unwell == unwell {
@@ -157,6 +172,7 @@ impl Inner {
         if unwell.is_empty() {
             tracing::info!("well again");
         }
+        self.happened(Happening::Health { status: unwell.is_empty() });
         kept.unwell = unwell;
         drop(kept);
         self.tick();

@@ -16,6 +16,7 @@ use crate::cluster::Told;
 use crate::fetch::source::{LinkId, LiveLine, Source};
 use crate::lines::Meter;
 use crate::report::Problem;
+use crate::report::event::Happening;
 use crate::serve::{Service, Tally};
 use crate::share::Event;
 
@@ -64,7 +65,8 @@ impl Links {
 impl Inner {
     /// A link has come up: tells the shares that list the peer, and begins to read it.
     pub(super) fn link_up(self: &Arc<Self>, link: Link) {
-        let Link { peer, control, content, control_in, content_in, handle, hello, addr, .. } = link;
+        let Link { peer, control, content, control_in, content_in, handle, hello, addr, dialled } =
+            link;
         if self.links.is_worth_telling(peer) {
             tracing::info!(%peer, name = %hello.name, %addr, "connected");
         }
@@ -77,7 +79,8 @@ impl Inner {
         let service = Service::start(peer, Arc::clone(&self.desks), content, tally);
         let reading = Reading { source: Arc::clone(&source), service, meter };
         tokio::spawn(read_content(Arc::clone(self), content_in, reading));
-        tokio::spawn(read_control(Arc::clone(self), source, handle, control, control_in));
+        let up = LinkedUp { source, handle, control, dialled };
+        tokio::spawn(read_control(Arc::clone(self), up, control_in));
     }
 
     /// The newest link to a peer, to ask something of it directly.
@@ -113,16 +116,25 @@ impl Inner {
     }
 }
 
-async fn read_control(
-    engine: Arc<Inner>,
+/// A link that has come up, as those who read it know it.
+struct LinkedUp {
     source: Arc<Source>,
     handle: LinkHandle,
     control: mpsc::Sender<Control>,
+    dialled: bool,
+}
+
+async fn read_control(
+    engine: Arc<Inner>,
+    linked: LinkedUp,
     mut control_in: mpsc::Receiver<Control>,
 ) {
+    let LinkedUp { source, handle, control, dialled } = linked;
     let (link, peer) = (source.id, source.peer);
-    let up = Told::LinkUp { link, peer, control: control.clone(), handle: handle.clone() };
+    let told = (control.clone(), handle.clone());
+    let up = Told::LinkUp { link, peer, control: told.0, handle: told.1, dialled };
     engine.cluster.tell(up).await;
+    engine.happened(Happening::Link { node_id: peer, connected: true, reason: String::new() });
     engine.announce(&source, &control, true).await;
     drop(control);
     while let Some(message) = control_in.recv().await {
@@ -137,9 +149,12 @@ async fn read_control(
     let reason = handle.closed().await;
     let parted = matches!(
         reason,
-        DownReason::Closed(Goodbye::NotAPeer) | DownReason::ClosedByPeer(Goodbye::NotAPeer)
+        DownReason::Closed(Goodbye::NotAPeer | Goodbye::NotNeeded)
+            | DownReason::ClosedByPeer(Goodbye::NotAPeer | Goodbye::NotNeeded)
     );
     engine.lines.link_down(link);
+    let why = reason.to_string();
+    engine.happened(Happening::Link { node_id: peer, connected: false, reason: why });
     engine.cluster.tell(Told::LinkDown { link, parted }).await;
     if engine.links.is_worth_telling(source.peer) {
         tracing::info!(peer = %source.peer, %reason, "disconnected");

@@ -33,7 +33,8 @@ pub struct ClusterFigures {
     pub suspect_nodes: u64,
     /// Those that have failed.
     pub failed_nodes: u64,
-    /// Requests of peers and people that the nodes have answered, since each was started.
+    /// Requests for content that the nodes have answered to each other, since each was started. What
+    /// people ask is not counted: asking would change the answer.
     pub total_requests: u64,
     /// Those that were answered as asked.
     pub successful_requests: u64,
