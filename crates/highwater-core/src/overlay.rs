@@ -41,12 +41,13 @@ pub struct Links {
 }
 
 /// Whom the node `own` keeps links with. `shares` are the peers listed for each share; `turn` counts
-/// up now and then, and tells which of those that nobody is known to reach is tried.
+/// up now and then, and tells which of those that nobody is known to reach is tried: none without it,
+/// as at the start, when nobody is known yet.
 pub fn choose(
     own: NodeId,
     peers: &BTreeMap<NodeId, Peer>,
     shares: &[BTreeSet<NodeId>],
-    turn: usize,
+    turn: Option<usize>,
 ) -> Links {
     let mut wanted = BTreeSet::new();
     for listed in shares {
@@ -73,8 +74,10 @@ pub fn choose(
         .filter(|id| !wanted.contains(id) && !known(id).linked)
         .filter(|id| known(id).state != Some(State::Active))
         .collect();
-    let tried = unreached.get(turn % unreached.len().max(1));
-    wanted.extend(tried.copied());
+    // Each node begins elsewhere, so that not all try the same one at once.
+    let begin = usize::from(own.as_bytes()[0]);
+    let turn = turn.map(|turn| turn.wrapping_add(begin) % unreached.len().max(1));
+    wanted.extend(turn.and_then(|turn| unreached.get(turn)).copied());
     // One that would be closed again as soon as it is up is not dialled.
     wanted.extend(all.iter().filter(|id| known(id).linked && !spare.contains(id)));
     Links { wanted, spare }
@@ -122,7 +125,7 @@ mod tests {
             };
             let peers = others.clone().map(known).collect();
             let listed = others.map(id).collect();
-            let links = choose(id(own), &peers, &[listed], 0);
+            let links = choose(id(own), &peers, &[listed], None);
             links.wanted.iter().map(|id| number[id]).filter(|n| !failed.contains(n)).collect()
         };
         (0..size).filter(|n| !failed.contains(n)).map(|own| (own, wants(own))).collect()
@@ -167,7 +170,7 @@ mod tests {
     #[test]
     fn few_peers_are_all_linked_with() {
         let listed: BTreeSet<NodeId> = (1..=LINKS_MAX).map(id).collect();
-        let links = choose(id(0), &BTreeMap::new(), std::slice::from_ref(&listed), 0);
+        let links = choose(id(0), &BTreeMap::new(), std::slice::from_ref(&listed), None);
         assert_eq!(links, Links { wanted: listed, spare: BTreeSet::new() });
     }
 
@@ -177,20 +180,20 @@ mod tests {
         let shares = [listed.clone()];
         let active = Peer { state: Some(State::Active), ..Peer::default() };
         let mut peers: BTreeMap<NodeId, Peer> = listed.iter().map(|id| (*id, active)).collect();
-        let ring = choose(id(0), &peers, &shares, 0).wanted;
+        let ring = choose(id(0), &peers, &shares, None).wanted;
         let lonely: Vec<NodeId> = listed.difference(&ring).take(2).copied().collect();
         for id in &lonely {
             peers.insert(*id, Peer::default());
         }
         let tried: BTreeSet<NodeId> =
-            (0..2).flat_map(|turn| choose(id(0), &peers, &shares, turn).wanted).collect();
+            (0..2).flat_map(|turn| choose(id(0), &peers, &shares, Some(turn)).wanted).collect();
         assert_eq!(tried.difference(&ring).copied().collect::<Vec<_>>(), lonely);
         let linked = Peer { linked: true, connections: 1, ..active };
         peers.insert(lonely[0], linked);
-        let links = choose(id(0), &peers, &shares, 0);
+        let links = choose(id(0), &peers, &shares, None);
         assert!(links.wanted.contains(&lonely[0]) && links.spare.is_empty());
         peers.insert(lonely[0], Peer { connections: ENOUGH, ..linked });
-        let links = choose(id(0), &peers, &shares, 0);
+        let links = choose(id(0), &peers, &shares, None);
         assert_eq!(links.spare, BTreeSet::from([lonely[0]]));
         assert!(!links.wanted.contains(&lonely[0]));
     }

@@ -16,7 +16,7 @@ use crate::engine::Inner;
 /// How often it is thought over, and how long one that nobody is known to reach is dialled before the
 /// next.
 const EVERY: Duration = Duration::from_secs(5);
-/// Links that were there from the start are not closed before members have told how many they have.
+/// Before members have been heard of nobody is tried for being unknown, and no link is closed.
 const SETTLE: Duration = Duration::from_secs(15);
 
 /// What is remembered between two choices.
