@@ -4,7 +4,7 @@
 //! A link here is what a TCP connection is: messages arrive in order, after a delay, or the link
 //! breaks. One direction that loses everything leaves the link up for a while, silent on both sides.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::tests::{card, id};
 use super::*;
@@ -156,7 +156,7 @@ impl Crowd {
         }
     }
 
-    /// A millisecond of everybody's life, or several while nothing is due.
+    /// Ten milliseconds of everybody's life.
     fn step(&mut self) {
         self.now += 10;
         let due = self.mail.split_off(&(self.now + 1));
@@ -164,7 +164,7 @@ impl Crowd {
         for (to, from, message) in due.into_values().flatten() {
             self.deliver(to, from, message);
         }
-        if self.now % 250 == 0 {
+        if self.now.is_multiple_of(250) {
             self.look_at_links();
         }
         let time = self.time();
@@ -215,7 +215,7 @@ impl Crowd {
     }
 
     fn demand_agreement(&mut self) {
-        let digests: std::collections::BTreeSet<u64> =
+        let digests: BTreeSet<u64> =
             self.nodes.iter_mut().flatten().map(Membership::digest).collect();
         assert_eq!(digests.len(), 1, "all have the same picture");
     }
@@ -231,7 +231,7 @@ fn two_hundred_nodes_find_each_other_and_ten_kills_are_known_to_all_within_ten_s
     crowd.run(5000);
     crowd.demand_truth();
     crowd.demand_agreement();
-    let killed: Vec<usize> = (0..10).map(|_| crowd.chance(200) as usize).collect();
+    let killed: BTreeSet<usize> = (0..10).map(|_| crowd.chance(200) as usize).collect();
     killed.iter().for_each(|node| crowd.kill(*node));
     crowd.run(3000);
     for machine in crowd.nodes.iter().flatten() {
@@ -242,13 +242,7 @@ fn two_hundred_nodes_find_each_other_and_ten_kills_are_known_to_all_within_ten_s
     }
     crowd.run(7000);
     crowd.demand_truth();
-    killed
-        .iter()
-        .filter(|n| crowd.incarnations[**n] == 1)
-        .copied()
-        .collect::<Vec<_>>()
-        .iter()
-        .for_each(|node| crowd.start(*node));
+    killed.iter().for_each(|node| crowd.start(*node));
     crowd.run(8000);
     crowd.demand_truth();
     crowd.demand_agreement();

@@ -54,9 +54,10 @@ impl Actor {
         self.choosing.turn += usize::from(due);
         let shares = listed(&engine.config());
         let chosen = if shares.iter().any(|listed| listed.len() > LINKS_MAX) {
-            let links =
-                choose(engine.node, &self.peers_known(&shares), &shares, self.choosing.turn);
-            if self.choosing.began.elapsed() >= SETTLE {
+            let settled = self.choosing.began.elapsed() >= SETTLE;
+            let turn = settled.then_some(self.choosing.turn);
+            let links = choose(engine.node, &self.peers_known(&shares), &shares, turn);
+            if settled {
                 links.spare.iter().for_each(|peer| self.close(peer));
             }
             // A peer without a share exchanges nothing, but whoever listed it wants to see it.
