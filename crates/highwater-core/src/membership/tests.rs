@@ -189,6 +189,44 @@ fn a_neighbour_that_a_helper_reaches_is_not_suspected() {
 }
 
 #[test]
+fn when_every_helper_has_failed_nobody_waits_longer_than_a_redial_takes() {
+    for silent in [false, true] {
+        let mut bench = Bench::new();
+        bench.pass(Duration::from_secs(5));
+        bench.effects.clear();
+        bench.tell(Event::LinkDown(id(1)));
+        let number = bench.sent().find_map(|(_, message)| match message {
+            Message::Probe { number, .. } => Some(*number),
+            _ => None,
+        });
+        if !silent {
+            bench.tell(Event::Probed { number: number.expect("asked"), alive: false });
+        }
+        bench.pass(Duration::from_millis(500));
+        assert_eq!(bench.state(1), Some(State::Active), "a redial may still succeed");
+        bench.pass(Duration::from_millis(200));
+        let expected = if silent { State::Active } else { State::Suspect };
+        assert_eq!(bench.state(1), Some(expected));
+    }
+}
+
+#[test]
+fn a_node_that_wakes_late_gives_others_more_time() {
+    let mut bench = Bench::new();
+    for _ in 0..6 {
+        bench.now = bench.now + Duration::from_millis(1200);
+        bench.tell(Event::TimePassed);
+    }
+    bench.tell(Event::LinkDown(id(1)));
+    bench.pass(INDIRECT_WAIT * 4);
+    assert_eq!(bench.state(1), Some(State::Active));
+    bench.pass(INDIRECT_WAIT);
+    assert_eq!(bench.state(1), Some(State::Suspect));
+    bench.pass(SUSPICION * 2);
+    assert_eq!(bench.state(1), Some(State::Suspect));
+}
+
+#[test]
 fn a_member_without_a_link_is_suspected_when_its_signs_of_life_stop() {
     let mut bench = Bench::new();
     bench.pass(Duration::from_secs(29));

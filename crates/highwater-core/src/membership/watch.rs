@@ -18,6 +18,8 @@ use crate::member::Health;
 /// How long others have to reach a node in trouble: a round trip to them, a ping that they may wait
 /// 0.8 s for, and the way back.
 pub(super) const INDIRECT_WAIT: Duration = Duration::from_millis(1100);
+/// A link that broke has at least this long to come up again: a redial takes less.
+const LEAST_WAIT: Duration = Duration::from_millis(600);
 /// How long a suspected node has to contradict: its word crosses a cluster of a hundred in a few
 /// hundred milliseconds, and a failure must be known everywhere within 10 s.
 pub(super) const SUSPICION: Duration = Duration::from_secs(5);
@@ -41,15 +43,15 @@ const STRAIN_MAX: u32 = 4;
 /// Strain fades by one in this time.
 const STRAIN_FADES: Duration = Duration::from_secs(10);
 /// The machine wants to be woken at least this often, so that lateness means something.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// A neighbour that does not answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Trouble {
     /// Links may still come up.
     Missed { until: Time },
-    /// Others are trying.
-    Asked { number: u64, since: Time, until: Time },
+    /// Others are trying, so many of them.
+    Asked { number: u64, since: Time, until: Time, trying: usize },
 }
 
 impl Trouble {
@@ -109,8 +111,7 @@ impl Membership {
             return;
         }
         self.probes += 1;
-        let (number, until) = (self.probes, now + self.patience(INDIRECT_WAIT));
-        self.troubles.insert(peer, Trouble::Asked { number, since: now, until });
+        let number = self.probes;
         let helpers: Vec<NodeId> = self
             .neighbours
             .iter()
@@ -119,19 +120,31 @@ impl Membership {
             .collect();
         // Others each time, so that no helper is asked about everything.
         let from = (number as usize).wrapping_mul(HELPERS_MAX) % helpers.len().max(1);
-        for helper in helpers.iter().cycle().skip(from).take(helpers.len().min(HELPERS_MAX)) {
+        let trying = helpers.len().min(HELPERS_MAX);
+        let wait = if trying > 0 { INDIRECT_WAIT } else { LEAST_WAIT };
+        let until = now + self.patience(wait);
+        self.troubles.insert(peer, Trouble::Asked { number, since: now, until, trying });
+        for helper in helpers.iter().cycle().skip(from).take(trying) {
             effects.push(Effect::Send(*helper, Message::Probe { target: peer, number }));
         }
     }
 
-    /// A helper has answered. Those that failed prove nothing: it may be their link.
+    /// A helper has answered. One that failed proves nothing, for it may be its link; but when all
+    /// have, there is nothing more to wait for.
     pub(super) fn probed(&mut self, now: Time, number: u64, alive: bool) {
-        let asked =
-            |trouble: &Trouble| matches!(trouble, Trouble::Asked { number: n, .. } if *n == number);
-        let found = self.troubles.iter().find(|(_, trouble)| asked(trouble)).map(|(id, _)| *id);
-        let Some(id) = found.filter(|_| alive) else { return };
-        self.troubles.remove(&id);
-        self.vouched(now, id);
+        let least = self.patience(LEAST_WAIT);
+        let asked = |trouble: &Trouble| matches!(trouble, Trouble::Asked { number: asked, .. } if *asked == number);
+        let found = self.troubles.iter_mut().find(|(_, trouble)| asked(trouble));
+        let Some((id, Trouble::Asked { since, until, trying, .. })) = found else { return };
+        *trying = trying.saturating_sub(1);
+        if *trying == 0 {
+            *until = (*until).min(*since + least);
+        }
+        let id = *id;
+        if alive {
+            self.troubles.remove(&id);
+            self.vouched(now, id);
+        }
     }
 
     /// A member was alive somewhere at `seen`. If that was after its trouble began here, the watch is

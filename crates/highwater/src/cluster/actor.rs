@@ -32,8 +32,11 @@ const SAVE_AFTER: Duration = Duration::from_millis(500);
 const PROBE_PATIENCE: Duration = Duration::from_millis(800);
 /// Nodes pinged at once because others ask. More would be a storm; those who ask find out otherwise.
 const PROBES_MAX: usize = 32;
-/// With so many links or fewer each is pinged every second.
-const LINKS_A_SECOND: usize = 4;
+/// Links pinged in a second; each of few is pinged every [`PING_EVERY_MIN`].
+const LINKS_A_SECOND: u32 = 8;
+/// A node that dies without a word is suspected within 3 s: this, 1.5 s of silence, and the time that
+/// others have to reach it.
+const PING_EVERY_MIN: Duration = Duration::from_millis(500);
 
 /// One link.
 pub(super) struct Line {
@@ -277,7 +280,8 @@ impl Actor {
     fn probe(&mut self, from: LinkId, target: NodeId, number: u64) {
         let Some(asker) = self.lines.get(&from).map(|line| line.control.clone()) else { return };
         let line = self.current.get(&target).and_then(|link| self.lines.get(link));
-        let Some(handle) = line.map(|line| line.handle.clone()) else {
+        let handle = line.map(|line| line.handle.clone()).filter(|handle| !handle.stats().silent);
+        let Some(handle) = handle else {
             // On a full link the question goes unanswered, which says the same.
             let _ = asker.try_send(Control::Probed { number, alive: false });
             return;
@@ -345,7 +349,7 @@ impl Actor {
         let Some(engine) = self.engine.upgrade() else { return };
         let every = match self.current.len() {
             0 => Duration::MAX,
-            links => Duration::from_secs(links.div_ceil(LINKS_A_SECOND) as u64),
+            links => (Duration::from_secs(links as u64) / LINKS_A_SECOND).max(PING_EVERY_MIN),
         };
         engine.net.set_pace(every);
     }
