@@ -6,12 +6,15 @@
 //! played through in one test. Content bytes pass through only where they are hashed or cut.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod choice;
 pub mod chunk;
 pub mod clock;
+pub mod compare;
 pub mod content;
 pub mod entry;
 pub mod fetch;
+pub mod fingerprint;
 pub mod health;
 pub mod id;
 pub mod intake;
@@ -23,6 +26,7 @@ pub mod merge;
 pub mod observe;
 pub mod overlay;
 pub mod quality;
+pub mod verdict;
 pub mod version;
 pub mod window;
 pub mod wire;

@@ -42,7 +42,9 @@ pub use kernel::Segments;
 pub use net::{Net, NetConfig, StartError};
 pub use seal::{open_card, open_order, verify_card, verify_order};
 pub use system::{Breaker, Connection, Listener, Sockets, Soon};
-pub use wire::{entry_bytes_max, read_content, read_control, write_content, write_control};
+pub use wire::{
+    entry_bytes_max, read_content, read_control, wire_bytes, write_content, write_control,
+};
 
 /// The generated protobuf types: how frames lie on the wire, not yet believed.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -14,12 +14,10 @@ use crate::events::events;
 use crate::problem::Problem;
 
 /// Paths that the contract names and this version does not have.
-const LATER: [&str; 9] = [
+const LATER: [&str; 7] = [
     "/",
     "/metrics",
     "/api/v1/alerts",
-    "/api/v1/checks",
-    "/api/v1/checks/{id}",
     "/api/v1/shares",
     "/api/v1/shares/{share}",
     "/api/v1/shares/{share}/changes",
@@ -37,6 +35,7 @@ pub(crate) fn routes(engine: Engine) -> Router {
         .route("/api/v1/peers", get(peers))
         .route("/api/v1/cluster/status", get(cluster_status))
         .route("/api/v1/cluster/nodes", get(cluster_nodes))
+        .merge(crate::checks::routes())
         .with_state(engine);
     LATER.into_iter().fold(routes, |routes, path| routes.route(path, get(later))).fallback(unknown)
 }

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod checks;
 mod events;
 mod guard;
 mod problem;

@@ -5,6 +5,7 @@
 //! is decided in the shares (`share.rs`); this only connects.
 
 mod ask;
+mod checks;
 mod cluster;
 mod health;
 mod links;
@@ -21,6 +22,7 @@ use highwater_net::{Net, NetConfig, NetEvent};
 use highwater_store::{Store, StoreError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::check::Checks;
 use crate::cluster::actor::{self, Actor};
 use crate::cluster::memory::Memory;
 use crate::cluster::{Cluster, TaskEnd, Told};
@@ -33,6 +35,7 @@ use crate::report::{self, rfc3339};
 use crate::serve::{Desk, Desks};
 use crate::share::machine::wall_now;
 use crate::share::{Command, Event, Share, Surroundings};
+pub use checks::ShareRoot;
 use health::Watchdog;
 use links::{Links, Warnings};
 
@@ -53,6 +56,7 @@ pub(crate) struct Inner {
     around: Surroundings,
     desks: Arc<Desks>,
     links: Links,
+    checks: Checks,
     warnings: Warnings,
     watchdog: Watchdog,
     happenings: broadcast::Sender<Occurrence>,
@@ -130,6 +134,7 @@ impl Engine {
             transfers: Arc::default(),
             changes: Arc::new(watch::Sender::default()),
         };
+        let checks = Checks::new(home.checks_dir());
         let inner = Arc::new(Inner {
             home,
             node,
@@ -139,6 +144,7 @@ impl Engine {
             around,
             desks: Arc::default(),
             links: Links::default(),
+            checks,
             warnings: Warnings::default(),
             watchdog: Watchdog::default(),
             happenings: broadcast::Sender::new(HAPPENINGS_MAX),
@@ -155,6 +161,8 @@ impl Engine {
         tokio::spawn(lines::watch(Arc::downgrade(&inner)));
         tokio::spawn(health::watch(Arc::downgrade(&inner)));
         inner.set_peers();
+        inner.resume_checks();
+        tokio::spawn(checks::scrub(Arc::downgrade(&inner)));
         Ok(Engine(inner))
     }
 
@@ -209,6 +217,7 @@ impl Engine {
             let peers = listed_peers(&config, &share.name);
             match shares.get(&share.name) {
                 Some(running) => {
+                    running.counter.deep.set_rate_max(config.check.deep_rate);
                     // At once: the links that follow are announced to those who list their peer.
                     running.counter.set_peers(peers.clone());
                     let told = Event::Command(Command::SetPeers(peers));
@@ -311,6 +320,7 @@ impl Inner {
     ) -> Result<Share, EngineError> {
         let share = Share::start(config.clone(), peers, self.around.clone());
         let share = share.map_err(EngineError::Thread)?;
+        share.counter.deep.set_rate_max(self.config().check.deep_rate);
         let desk = Desk {
             counter: Arc::clone(&share.counter),
             events: share.events.downgrade(),

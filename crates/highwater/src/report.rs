@@ -101,6 +101,35 @@ pub struct ShareStatus {
     pub problems: Vec<Problem>,
     /// The peers that this share is exchanged with.
     pub peers: Vec<PeerStatus>,
+    /// The latest check that this node led, and the latest that it made by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<LastChecks>,
+}
+
+/// The latest checks of a share.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LastChecks {
+    /// The one under way.
+    pub running: Option<CheckBrief>,
+    /// The latest that came to its end.
+    pub last: Option<CheckBrief>,
+    /// The latest in the background, in which every byte here was read again.
+    pub scrub: Option<CheckBrief>,
+}
+
+/// A check in a line.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CheckBrief {
+    /// Which: `GET /api/v1/checks/{id}` tells all of it.
+    pub id: String,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// Whether every byte was read again.
+    pub deep: bool,
+    /// `identical`, `pending`, `different`, `incomplete` or `unknown`.
+    pub outcome: String,
+    /// Keys that differed.
+    pub differences: u64,
 }
 
 /// What is still to come.
@@ -412,20 +441,20 @@ fn kind_name(kind: &EntryKind) -> &'static str {
 }
 
 /// Values that are printed and parsed, where serde would show their insides.
-mod as_text {
+pub(crate) mod as_text {
     use std::fmt::Display;
     use std::str::FromStr;
 
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    pub(super) fn serialize<T: Display, S: Serializer>(
+    pub(crate) fn serialize<T: Display, S: Serializer>(
         value: &T,
         to: S,
     ) -> Result<S::Ok, S::Error> {
         to.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,

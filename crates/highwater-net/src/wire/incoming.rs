@@ -1,6 +1,7 @@
 //! Frames become messages here, or are refused with the name of the field and the rule it broke.
 
 use bytes::Bytes;
+use highwater_core::check::AskId;
 use highwater_core::chunk::{CHUNK_BYTES_MAX, SMALL_BYTES_MAX};
 use highwater_core::content::{CONTENT_BYTES_MAX, Chunk, ChunkId, ContentHash};
 use highwater_core::log::{Actor, LogDigest};
@@ -16,7 +17,7 @@ use highwater_core::{
 };
 use prost::Message;
 
-use super::{CHUNK_RECORD_BYTES, HASH_BYTES, members};
+use super::{CHUNK_RECORD_BYTES, HASH_BYTES, check, members};
 use crate::proto;
 
 /// A frame that breaks the protocol. Nothing of it was taken over.
@@ -48,6 +49,15 @@ pub(crate) fn control(frame: proto::ControlFrame) -> Result<Control, BadFrame> {
             checkpoint: checkpoint(required("ack.checkpoint", body.checkpoint)?)?,
         }),
         Body::Standing(body) => Control::Standing(standing(body)?),
+        Body::CheckAsk(body) => Control::CheckAsk {
+            id: AskId(body.id),
+            share: share(&body.share)?,
+            ask: check::ask(required("check_ask.ask", body.ask)?)?,
+        },
+        Body::CheckAnswer(body) => Control::CheckAnswer {
+            id: AskId(body.id),
+            answer: check::answer(required("check_answer.answer", body.answer)?)?,
+        },
         Body::Ping(body) => Control::Ping(body.number),
         Body::Pong(body) => Control::Pong(body.number),
         Body::Goodbye(reason) => Control::Goodbye(goodbye(reason)?),
@@ -126,7 +136,7 @@ fn batch(body: proto::Batch) -> Result<Batch, BadFrame> {
     Ok(Batch { share: share(&body.share)?, epoch, after, upto, digest, head, entries })
 }
 
-fn entry(logged: proto::LoggedEntry) -> Result<Entry, BadFrame> {
+pub(super) fn entry(logged: proto::LoggedEntry) -> Result<Entry, BadFrame> {
     Ok(Entry {
         key: Key::new(&logged.key)
             .map_err(|error| bad("entry.key", format!("refused: {error}")))?,
@@ -149,7 +159,7 @@ fn version(counters: &[proto::Counter]) -> Result<Version, BadFrame> {
     Ok(Version::from_counters(counters.iter().map(|c| (Actor(c.actor), Seq(c.seq)))))
 }
 
-fn kind(kind: proto::logged_entry::Kind) -> Result<EntryKind, BadFrame> {
+pub(super) fn kind(kind: proto::logged_entry::Kind) -> Result<EntryKind, BadFrame> {
     use proto::logged_entry::Kind;
     Ok(match kind {
         Kind::Tombstone(proto::Tombstone {}) => EntryKind::Tombstone,
@@ -344,7 +354,7 @@ fn is_unprintable(c: char) -> bool {
     c.is_control() || turns
 }
 
-fn position(field: &'static str, seq: u64) -> Result<Seq, BadFrame> {
+pub(super) fn position(field: &'static str, seq: u64) -> Result<Seq, BadFrame> {
     number(field, seq).map(Seq)
 }
 
@@ -364,7 +374,7 @@ pub(super) fn exactly<const N: usize>(
     bytes.try_into().map_err(|_| bad(field, format!("must have {N} bytes, has {}", bytes.len())))
 }
 
-fn required<T>(field: &'static str, value: Option<T>) -> Result<T, BadFrame> {
+pub(super) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, BadFrame> {
     value.ok_or_else(|| bad(field, "is missing or unknown".to_owned()))
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ShareMode;
-use super::value::{Address, HostPort, Id, Wait};
+use super::value::{Address, HostPort, Id, Rate, Wait};
 
 #[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +17,8 @@ pub(super) struct FileConfig {
     pub(super) node: FileNode,
     #[serde(default)]
     pub(super) listen: FileListen,
+    #[serde(default)]
+    pub(super) check: FileCheck,
     #[serde(default, rename = "share")]
     pub(super) shares: Vec<FileShare>,
     #[serde(default, rename = "peer")]
@@ -35,6 +37,15 @@ pub(super) struct FileNode {
 pub(super) struct FileListen {
     pub(super) sync: Option<Address>,
     pub(super) http: Option<Address>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileCheck {
+    pub(super) deep_rate: Option<Rate>,
+    pub(super) scrub_interval: Option<Wait>,
+    pub(super) scrub_rate: Option<Rate>,
+    pub(super) heal: Option<bool>,
 }
 
 #[derive(Deserialize, Default, Debug)]

@@ -147,7 +147,13 @@ impl Inner {
     }
 
     pub(super) fn share_statuses(&self) -> Vec<ShareStatus> {
-        self.desks.all().into_values().map(|desk| desk.snapshot.borrow().clone()).collect()
+        let desks = self.desks.all().into_iter();
+        let status = desks.map(|(share, desk)| {
+            let mut status = desk.snapshot.borrow().clone();
+            status.check = self.checks.brief(&share);
+            status
+        });
+        status.collect()
     }
 
     async fn watch(&self) {

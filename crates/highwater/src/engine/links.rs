@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use highwater_core::quality::Way;
-use highwater_core::wire::{Content, Control, Goodbye};
+use highwater_core::wire::{Content, Control, Goodbye, Reply};
 use highwater_core::{NodeId, ShareName};
 use highwater_net::{DownReason, Link, LinkHandle, WarningKind};
 use tokio::sync::mpsc;
 
 use super::Inner;
+use crate::check::talk::Talk;
 use crate::cluster::Told;
 use crate::fetch::source::{LinkId, LiveLine, Source};
 use crate::lines::Meter;
@@ -29,7 +30,15 @@ const TOLD_MAX: usize = 10;
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is needed to make a link known to a share.
-type LinksUp = BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>;
+type LinksUp = BTreeMap<LinkId, Up>;
+
+/// One link that is up.
+#[derive(Debug, Clone)]
+struct Up {
+    source: Arc<Source>,
+    control: mpsc::Sender<Control>,
+    talk: Arc<Talk>,
+}
 
 /// The links that are up.
 #[derive(Debug, Default)]
@@ -42,6 +51,13 @@ pub(super) struct Links {
 impl Links {
     fn next_id(&self) -> LinkId {
         LinkId(self.last.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The latest link to a peer, for the questions of checks.
+    pub(super) fn talk_with(&self, peer: &NodeId) -> Option<(Arc<Talk>, mpsc::Sender<Control>)> {
+        let up = self.up();
+        let link = up.values().rev().find(|up| up.source.peer == *peer)?;
+        Some((Arc::clone(&link.talk), link.control.clone()))
     }
 
     /// Whether the coming or going of a link to `peer` goes to the log: a peer that comes and goes
@@ -74,26 +90,29 @@ impl Inner {
         let meter = self.lines.link_up(id, peer, handle.clone());
         let line = Box::new(LiveLine { handle: handle.clone(), meter: Arc::clone(&meter) });
         let source = Source::new(id, peer, content.clone(), line);
-        self.links.up().insert(source.id, (Arc::clone(&source), control.clone()));
+        let talk = Arc::new(Talk::default());
+        let up =
+            Up { source: Arc::clone(&source), control: control.clone(), talk: Arc::clone(&talk) };
+        self.links.up().insert(source.id, up);
         let tally = Tally { answers: Arc::clone(&self.cluster.answers), meter: Arc::clone(&meter) };
         let service = Service::start(peer, Arc::clone(&self.desks), content, tally);
         let reading = Reading { source: Arc::clone(&source), service, meter };
         tokio::spawn(read_content(Arc::clone(self), content_in, reading));
-        let up = LinkedUp { source, handle, control, dialled };
+        let up = LinkedUp { source, talk, handle, control, dialled };
         tokio::spawn(read_control(Arc::clone(self), up, control_in));
     }
 
     /// The newest link to a peer, to ask something of it directly.
     pub(super) fn source_of(&self, peer: &NodeId) -> Option<Arc<Source>> {
         let up = self.links.up();
-        let newest = up.values().rev().find(|(source, _)| source.peer == *peer);
-        newest.map(|(source, _)| Arc::clone(source))
+        let newest = up.values().rev().find(|up| up.source.peer == *peer);
+        newest.map(|up| Arc::clone(&up.source))
     }
 
     /// Makes known every link that is up to every share that lists its peer.
     pub(super) async fn join_links(&self) {
         let up: Vec<_> = self.links.up().values().cloned().collect();
-        for (source, control) in up {
+        for Up { source, control, .. } in up {
             self.announce(&source, &control, false).await;
         }
     }
@@ -119,6 +138,7 @@ impl Inner {
 /// A link that has come up, as those who read it know it.
 struct LinkedUp {
     source: Arc<Source>,
+    talk: Arc<Talk>,
     handle: LinkHandle,
     control: mpsc::Sender<Control>,
     dialled: bool,
@@ -129,15 +149,18 @@ async fn read_control(
     linked: LinkedUp,
     mut control_in: mpsc::Receiver<Control>,
 ) {
-    let LinkedUp { source, handle, control, dialled } = linked;
+    let LinkedUp { source, talk, handle, control, dialled } = linked;
     let (link, peer) = (source.id, source.peer);
     let told = (control.clone(), handle.clone());
     let up = Told::LinkUp { link, peer, control: told.0, handle: told.1, dialled };
     engine.cluster.tell(up).await;
     engine.happened(Happening::Link { node_id: peer, connected: true, reason: String::new() });
     engine.announce(&source, &control, true).await;
+    let answers = control.downgrade();
     drop(control);
     while let Some(message) = control_in.recv().await {
+        let message = talk.heard(&engine.desks, source.peer, &answers, message);
+        let Some(message) = message else { continue };
         let Some(share) = share_of(&message).cloned() else {
             engine.cluster.tell(Told::Control { link, message: Box::new(message) }).await;
             continue;
@@ -146,6 +169,7 @@ async fn read_control(
         engine.send(&share, &source.peer, event).await;
     }
     engine.links.up().remove(&source.id);
+    talk.ended();
     let reason = handle.closed().await;
     let parted = matches!(
         reason,
@@ -184,7 +208,13 @@ async fn read_content(
         match message {
             Content::Reply { id, reply } => {
                 meter.moved(Way::In, reply.content_bytes());
+                let is_long = matches!(reply, Reply::Bytes(_) | Reply::Manifest { .. });
                 source.router.deliver(id, reply);
+                // Whoever asked was just woken on this thread, and no other thread takes it over: a
+                // reader that goes on would queue all that has arrived, megabytes of it.
+                if is_long {
+                    tokio::task::yield_now().await;
+                }
             }
             Content::Request { id, share, ask } => {
                 if service.asked(id, share, ask).is_err() {
