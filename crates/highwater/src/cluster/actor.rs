@@ -28,8 +28,10 @@ use crate::share::machine::wall_now;
 
 /// Changes are gathered for this long before they are saved: a join of hundreds is one write.
 const SAVE_AFTER: Duration = Duration::from_millis(500);
-/// How long a node that others ask about has to answer a ping.
-const PROBE_PATIENCE: Duration = Duration::from_millis(800);
+/// How long a node that others ask about has to answer a ping, beside two of its round trips,
+const PROBE_PATIENCE: Duration = Duration::from_millis(400);
+/// and at most: those who ask wait little longer.
+const PROBE_PATIENCE_MAX: Duration = Duration::from_millis(800);
 /// Nodes pinged at once because others ask. More would be a storm; those who ask find out otherwise.
 const PROBES_MAX: usize = 32;
 /// Links pinged in a second; each of few is pinged every [`PING_EVERY_MIN`].
@@ -286,9 +288,11 @@ impl Actor {
             let _ = asker.try_send(Control::Probed { number, alive: false });
             return;
         };
+        let usual = handle.stats().rtt.unwrap_or_default() * 2;
+        let patience = (PROBE_PATIENCE + usual).min(PROBE_PATIENCE_MAX);
         if self.probes.len() < PROBES_MAX {
             self.probes.spawn(async move {
-                let alive = handle.answers(PROBE_PATIENCE).await;
+                let alive = handle.answers(patience).await;
                 let _ = asker.try_send(Control::Probed { number, alive });
             });
         }
