@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod choice;
 pub mod chunk;
 pub mod clock;
 pub mod compare;
@@ -14,12 +15,17 @@ pub mod content;
 pub mod entry;
 pub mod fetch;
 pub mod fingerprint;
+pub mod health;
 pub mod id;
 pub mod intake;
 pub mod key;
 pub mod log;
+pub mod member;
+pub mod membership;
 pub mod merge;
 pub mod observe;
+pub mod overlay;
+pub mod quality;
 pub mod verdict;
 pub mod version;
 pub mod window;

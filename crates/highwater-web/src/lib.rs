@@ -5,6 +5,9 @@
 //! GET /health/live     the process answers
 //! GET /health/ready    the store takes writes and has room
 //! GET /api/v1/status   the document of `highwater status --json`
+//! GET /api/v1/cluster/status, /nodes   the cluster as this node sees it
+//! GET /api/v1/peers    the lines to the peers
+//! GET /api/v1/events   what happens, as server-sent events
 //! ```
 //!
 //! Nothing here changes anything, and nothing but the health checks is told to another machine:
@@ -18,6 +21,7 @@
 
 mod api;
 mod checks;
+mod events;
 mod guard;
 mod problem;
 mod server;
@@ -33,5 +37,7 @@ pub use server::{WebError, WebServer};
 /// # Errors
 /// When the address cannot be had.
 pub async fn serve(engine: Engine, addr: SocketAddr) -> Result<(WebServer, SocketAddr), WebError> {
-    WebServer::start(api::routes(engine), addr).await
+    let (server, bound) = WebServer::start(api::routes(engine.clone()), addr).await?;
+    engine.note_http_addr(bound).await;
+    Ok((server, bound))
 }

@@ -6,7 +6,10 @@
 
 mod ask;
 mod checks;
+mod cluster;
+mod health;
 mod links;
+mod net;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,34 +18,48 @@ use std::time::{Duration, Instant};
 
 use highwater_core::wire::{Hello, PROTOCOL};
 use highwater_core::{InstanceId, NodeId, ShareName};
-use highwater_net::{Net, NetConfig, NetEvent, PeerAddress};
+use highwater_net::{Net, NetConfig, NetEvent};
 use highwater_store::{Store, StoreError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::check::Checks;
+use crate::cluster::actor::{self, Actor};
+use crate::cluster::memory::Memory;
+use crate::cluster::{Cluster, TaskEnd, Told};
 use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
-use crate::report;
+use crate::lines::{self, Lines};
+use crate::report::event::{Happening, Occurrence};
+use crate::report::{self, rfc3339};
 use crate::serve::{Desk, Desks};
+use crate::share::machine::wall_now;
 use crate::share::{Command, Event, Share, Surroundings};
 pub use checks::ShareRoot;
+use health::Watchdog;
 use links::{Links, Warnings};
+
+/// Events that somebody who follows them may lag behind before some are left out for them.
+const HAPPENINGS_MAX: usize = 256;
 
 /// A running node. Clones are handles to the same one.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    home: Home,
-    node: NodeId,
-    net: Net,
+pub(crate) struct Inner {
+    pub(crate) home: Home,
+    pub(crate) node: NodeId,
+    pub(crate) net: Net,
+    pub(crate) cluster: Cluster,
+    pub(crate) lines: Lines,
     around: Surroundings,
     desks: Arc<Desks>,
     links: Links,
     checks: Checks,
     warnings: Warnings,
+    watchdog: Watchdog,
+    happenings: broadcast::Sender<Occurrence>,
     config: Mutex<Config>,
     /// Held while shares are started and stopped; nothing else waits for it.
     shares: tokio::sync::Mutex<BTreeMap<ShareName, Share>>,
@@ -104,8 +121,12 @@ impl Engine {
             Ok::<_, StartError>(store)
         })
         .await?;
+        let memory = remember(&home).await?;
+        let removed = memory.orders.iter().map(|order| order.decision());
+        let removed = removed.filter(|order| order.removed).map(|order| order.target).collect();
+        let (cluster, task) = Cluster::new(removed);
         let net_config = NetConfig { listen: config.listen.sync, hello: hello(&config)? };
-        let (net, events) = Net::start(net_config, identity, addresses(&config)).await?;
+        let (net, events) = Net::start(net_config, identity, Vec::new()).await?;
         let around = Surroundings {
             node,
             store: Arc::new(store),
@@ -118,11 +139,15 @@ impl Engine {
             home,
             node,
             net,
+            cluster,
+            lines: Lines::default(),
             around,
             desks: Arc::default(),
             links: Links::default(),
             checks,
             warnings: Warnings::default(),
+            watchdog: Watchdog::default(),
+            happenings: broadcast::Sender::new(HAPPENINGS_MAX),
             config: Mutex::new(config.clone()),
             shares: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -131,7 +156,11 @@ impl Engine {
             let started = inner.start_share(share, &config).await;
             started.map_err(|error| StartError::System(error.to_string()))?;
         }
+        inner.begin_cluster(task, memory)?;
         tokio::spawn(listen(Arc::downgrade(&inner), events));
+        tokio::spawn(lines::watch(Arc::downgrade(&inner)));
+        tokio::spawn(health::watch(Arc::downgrade(&inner)));
+        inner.set_peers();
         inner.resume_checks();
         tokio::spawn(checks::scrub(Arc::downgrade(&inner)));
         Ok(Engine(inner))
@@ -145,6 +174,11 @@ impl Engine {
     /// Where it listens for peers.
     pub fn sync_addr(&self) -> SocketAddr {
         self.0.net.local_addr()
+    }
+
+    /// What happens from now on. Who lags behind by more than 256 misses some, and is told so.
+    pub fn events(&self) -> broadcast::Receiver<Occurrence> {
+        self.0.happenings.subscribe()
     }
 
     /// Ticks whenever something that [`Engine::status`] shows has changed.
@@ -162,7 +196,7 @@ impl Engine {
         if before.listen != config.listen || before.node != config.node {
             tracing::warn!("[node] and [listen] take effect at the next start");
         }
-        inner.net.set_peers(addresses(&config));
+        inner.set_peers();
         let mut shares = inner.shares.lock().await;
         let ended: Vec<ShareName> = shares
             .iter()
@@ -195,7 +229,9 @@ impl Engine {
         }
         drop(shares);
         inner.join_links().await;
-        inner.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+        inner.lines.keep(&config.peers.iter().map(|peer| peer.id).collect());
+        inner.cluster.tell(Told::Changed).await;
+        inner.tick();
         Ok(())
     }
 
@@ -261,6 +297,7 @@ impl Engine {
             while ending.join_next().await.is_some() {}
         };
         let begun = Instant::now();
+        self.0.cluster.stop().await;
         if tokio::time::timeout(deadline / 2, stopping).await.is_err() {
             tracing::warn!("a share did not end in time; what it had not finished goes on later");
         }
@@ -293,7 +330,21 @@ impl Inner {
         Ok(share)
     }
 
-    fn config(&self) -> MutexGuard<'_, Config> {
+    /// Signs this node's card and starts the task that keeps up with the cluster.
+    fn begin_cluster(self: &Arc<Self>, task: TaskEnd, memory: Memory) -> Result<(), StartError> {
+        let facts = actor::facts(self, &self.config(), memory.incarnation);
+        let own = self.net.seal_card(facts);
+        let own = own.ok_or_else(|| StartError::System("this node's key signs nothing".into()))?;
+        tokio::spawn(Actor::new(self, task, own, memory).run());
+        Ok(())
+    }
+
+    /// Tells those who follow what happens. Nobody needs to.
+    pub(crate) fn happened(&self, what: Happening) {
+        let _ = self.happenings.send(Occurrence { at: rfc3339(wall_now()), what });
+    }
+
+    pub(crate) fn config(&self) -> MutexGuard<'_, Config> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -307,10 +358,23 @@ async fn listen(engine: std::sync::Weak<Inner>, mut events: mpsc::Receiver<NetEv
             NetEvent::Warning { peer, kind, message } => {
                 tracing::warn!(?peer, ?kind, "{message}");
                 engine.warnings.add(peer, kind, message);
-                engine.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+                engine.tick();
             }
         }
     }
+}
+
+/// What is remembered of the cluster, with this start's incarnation, which is durable already.
+async fn remember(home: &Home) -> Result<Memory, StartError> {
+    let path = home.members_path();
+    let remembered = blocking(move || {
+        let mut memory = Memory::load(&path);
+        memory.incarnation += 1;
+        memory.save(&path).map(|()| memory)
+    });
+    remembered.await.map_err(|error| {
+        StartError::System(format!("cannot save the cluster's members in the home: {error}"))
+    })
 }
 
 /// Forgets what is known of shares that are not in the configuration any more.
@@ -334,10 +398,6 @@ fn hello(config: &Config) -> Result<Hello, StartError> {
         user: config.node.user.clone(),
         instance: InstanceId(instance),
     })
-}
-
-fn addresses(config: &Config) -> Vec<PeerAddress> {
-    config.peers.iter().map(|peer| PeerAddress { id: peer.id, addr: peer.addr.clone() }).collect()
 }
 
 /// The peers that list a share, by id and name.
