@@ -130,8 +130,9 @@ pub(crate) enum Command {
     Alerts(Later),
     /// Not available in this version: manage access to the HTTP API
     Token(Later),
-    /// Not available in this version: run a development cluster
-    Dev(Later),
+    /// Run a development cluster: some nodes on this machine that live on
+    #[command(subcommand)]
+    Dev(DevCommand),
 }
 
 /// The arguments of a command that this version does not have: whatever they are, the answer is
@@ -198,6 +199,53 @@ pub(crate) enum ShareCommand {
         /// Which share
         name: ShareName,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DevCommand {
+    /// Make the cluster, start what does not run of it, and wait until every node sees the others
+    Up {
+        /// How many nodes [default: 3, or as many as there are]
+        #[arg(short, long, value_name = "N")]
+        nodes: Option<usize>,
+        /// What they share; may be given several times [default: docs]
+        #[arg(long = "share", value_name = "SHARE")]
+        shares: Vec<ShareName>,
+        /// The first node's HTTP port; the others' follow a hundred apart [default: 8080]
+        #[arg(long, value_name = "PORT")]
+        http: Option<u16>,
+        /// The first node's sync port; the others' follow a hundred apart [default: 7420]
+        #[arg(long, value_name = "PORT")]
+        sync: Option<u16>,
+        #[command(flatten)]
+        place: DevPlace,
+    },
+    /// Show all nodes in one table
+    Status {
+        #[command(flatten)]
+        place: DevPlace,
+    },
+    /// Stop all nodes, by their recorded processes
+    Down {
+        /// Remove the cluster's directory, with the nodes' homes and folders
+        #[arg(long)]
+        purge: bool,
+        #[command(flatten)]
+        place: DevPlace,
+    },
+    /// Cut a real transfer on the running cluster for ten seconds, and judge what comes of it
+    FaultTest {
+        #[command(flatten)]
+        place: DevPlace,
+    },
+}
+
+/// Where a development cluster lies.
+#[derive(Args, Debug)]
+pub(crate) struct DevPlace {
+    /// The cluster's directory [default: highwater-dev in the platform's data directory]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -268,7 +316,10 @@ mod tests {
             "alerts",
             "token create --scope read",
             "demo --json --keep",
-            "dev up -n 3",
+            "dev up -n 3 --dir /d --share a --share b --http 9080 --sync 9420",
+            "dev status --json",
+            "dev down --purge",
+            "dev fault-test --dir /d",
             "completions bash",
             "man",
         ];

@@ -10,6 +10,7 @@ mod ask;
 mod bars;
 mod daemon;
 mod demo;
+mod dev;
 mod edit;
 mod failure;
 mod hash;
@@ -78,6 +79,6 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Cluster(_) => Err(Failure::later("cluster")),
         Command::Alerts(_) => Err(Failure::later("alerts")),
         Command::Token(_) => Err(Failure::later("token")),
-        Command::Dev(_) => Err(Failure::later("dev")),
+        Command::Dev(command) => dev::dev(command, output),
     }
 }

@@ -6,6 +6,7 @@
 //! played through in one test. Content bytes pass through only where they are hashed or cut.
 #![forbid(unsafe_code)]
 
+pub mod alert;
 pub mod chunk;
 pub mod clock;
 pub mod content;
@@ -14,6 +15,7 @@ pub mod fetch;
 pub mod id;
 pub mod intake;
 pub mod key;
+pub mod lag;
 pub mod log;
 pub mod merge;
 pub mod observe;
