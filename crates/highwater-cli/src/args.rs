@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
-use highwater::config::{HTTP_ADDR_DEFAULT, SYNC_ADDR_DEFAULT, ShareMode};
+use highwater::config::{HTTP_ADDR_DEFAULT, SYNC_ADDR_DEFAULT, ShareMode, parse_wait};
+use highwater::tokens::Scope;
 use highwater_core::{NodeId, ShareName};
 
 /// Keeps folders identical on several machines, and goes on where a broken transfer stopped.
@@ -126,10 +128,11 @@ pub(crate) enum Command {
     Net(Later),
     /// Not available in this version: manage the cluster
     Cluster(Later),
-    /// Not available in this version: show alerts
-    Alerts(Later),
-    /// Not available in this version: manage access to the HTTP API
-    Token(Later),
+    /// Show firing and recent alerts
+    Alerts,
+    /// Manage access to the HTTP API beyond this machine
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Run a development cluster: some nodes on this machine that live on
     #[command(subcommand)]
     Dev(DevCommand),
@@ -198,6 +201,26 @@ pub(crate) enum ShareCommand {
     Revert {
         /// Which share
         name: ShareName,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it, once
+    Create {
+        /// What it allows: read or admin
+        #[arg(long)]
+        scope: Scope,
+        /// How long it is good for, such as 30d [default: until it is revoked]
+        #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
+        expires: Option<Duration>,
+    },
+    /// List the tokens; what they are made of is not kept
+    List,
+    /// Make a token worthless, at once
+    Revoke {
+        /// Which token, by its id
+        id: String,
     },
 }
 
@@ -314,7 +337,9 @@ mod tests {
             "net test ID",
             "cluster status",
             "alerts",
-            "token create --scope read",
+            "token create --scope read --expires 30d",
+            "token list",
+            "token revoke 0123abcd",
             "demo --json --keep",
             "dev up -n 3 --dir /d --share a --share b --http 9080 --sync 9420",
             "dev status --json",

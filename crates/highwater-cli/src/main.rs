@@ -19,6 +19,7 @@ mod manual;
 mod output;
 mod show;
 mod text;
+mod token;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -77,8 +78,8 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Check(_) => Err(Failure::later("check")),
         Command::Net(_) => Err(Failure::later("net")),
         Command::Cluster(_) => Err(Failure::later("cluster")),
-        Command::Alerts(_) => Err(Failure::later("alerts")),
-        Command::Token(_) => Err(Failure::later("token")),
+        Command::Alerts => ask::alerts(&home()?, output),
+        Command::Token(command) => token::token(&home()?, command, output),
         Command::Dev(command) => dev::dev(command, output),
     }
 }

@@ -36,7 +36,7 @@ pub enum Rule {
     /// A peer has had no link for so many seconds.
     PeerSilent,
     /// The oldest change that a peer, or this node, has not acknowledged is so many seconds old.
-    LagSeconds,
+    LagAge,
     /// A peer, or this node, has so many entries of a log not acknowledged.
     LagEntries,
     /// A transfer has not moved for so many seconds.
@@ -53,7 +53,7 @@ pub enum Rule {
     ClockSkew,
     /// A share has so many conflict copies.
     Conflict,
-    /// So many deletes are held back in a share.
+    /// Deletes are held back in a share. The figure is 1 or 0.
     MassDelete,
     /// A certificate ends in so few seconds.
     CertificateEnding,
@@ -107,7 +107,7 @@ impl Rule {
     /// Every rule, in the order in which alerts are listed.
     pub const ALL: [Rule; 14] = [
         Rule::PeerSilent,
-        Rule::LagSeconds,
+        Rule::LagAge,
         Rule::LagEntries,
         Rule::TransferStalled,
         Rule::CheckFailed,
@@ -126,7 +126,7 @@ impl Rule {
     pub const fn as_str(self) -> &'static str {
         match self {
             Rule::PeerSilent => "peer_silent",
-            Rule::LagSeconds => "lag_seconds",
+            Rule::LagAge => "lag_age",
             Rule::LagEntries => "lag_entries",
             Rule::TransferStalled => "transfer_stalled",
             Rule::CheckFailed => "check_failed",
@@ -168,7 +168,7 @@ impl Rule {
                 "see that the peer runs and that its sync port is reachable; `highwater status` \
                  says what was tried"
             }
-            Rule::LagSeconds | Rule::LagEntries => {
+            Rule::LagAge | Rule::LagEntries => {
                 "see `highwater status` for what is needed and `highwater transfers` for what moves"
             }
             Rule::TransferStalled => {
@@ -201,7 +201,7 @@ impl Rule {
         let (fire, clear, hold, rest) = match self {
             // Long enough for a restart or a nap of a laptop; the figure itself is a time.
             Rule::PeerSilent => (300.0, 1.0, Duration::ZERO, Duration::from_secs(30)),
-            Rule::LagSeconds => (600.0, 60.0, Duration::ZERO, Duration::from_secs(30)),
+            Rule::LagAge => (600.0, 60.0, Duration::ZERO, Duration::from_secs(30)),
             Rule::LagEntries => (100_000.0, 10_000.0, MINUTE, Duration::from_secs(30)),
             Rule::TransferStalled => (120.0, 1.0, Duration::ZERO, Duration::from_secs(10)),
             // Found once is found: these do not wait, nor do they go by themselves.
@@ -220,6 +220,20 @@ impl Rule {
             Rule::ShareStopped => (1.0, 0.0, Duration::from_secs(10), SECOND),
         };
         Levels { fire, clear, hold, rest }
+    }
+}
+
+impl std::str::FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Rule::ALL.into_iter().find(|rule| rule.as_str() == text);
+        known.ok_or_else(|| {
+            format!(
+                "there is no alert named {text:?}; they are {}",
+                Rule::ALL.map(Rule::as_str).join(", ")
+            )
+        })
     }
 }
 

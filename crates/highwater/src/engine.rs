@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
+use crate::lookout::{self, Lookout};
 use crate::report;
 use crate::serve::{Desk, Desks};
 use crate::share::{Command, Event, Share, Surroundings};
@@ -40,6 +41,7 @@ struct Inner {
     links: Links,
     warnings: Warnings,
     config: Mutex<Config>,
+    lookout: Lookout,
     /// Held while shares are started and stopped; nothing else waits for it.
     shares: tokio::sync::Mutex<BTreeMap<ShareName, Share>>,
     started: Instant,
@@ -109,6 +111,7 @@ impl Engine {
             transfers: Arc::default(),
             changes: Arc::new(watch::Sender::default()),
         };
+        let lookout = Lookout::new(home.clone());
         let inner = Arc::new(Inner {
             home,
             node,
@@ -118,6 +121,7 @@ impl Engine {
             links: Links::default(),
             warnings: Warnings::default(),
             config: Mutex::new(config.clone()),
+            lookout,
             shares: tokio::sync::Mutex::default(),
             started: Instant::now(),
         });
@@ -126,6 +130,7 @@ impl Engine {
             started.map_err(|error| StartError::System(error.to_string()))?;
         }
         tokio::spawn(listen(Arc::downgrade(&inner), events));
+        tokio::spawn(keep_a_lookout(Arc::downgrade(&inner)));
         Ok(Engine(inner))
     }
 
@@ -137,6 +142,21 @@ impl Engine {
     /// Where it listens for peers.
     pub fn sync_addr(&self) -> SocketAddr {
         self.0.net.local_addr()
+    }
+
+    /// Where it keeps what is its own.
+    pub fn home(&self) -> &Home {
+        &self.0.home
+    }
+
+    /// The configuration that is in force.
+    pub fn config(&self) -> Config {
+        self.0.config().clone()
+    }
+
+    /// What is seen of the node over time: lags and alerts.
+    pub fn lookout(&self) -> &Lookout {
+        &self.0.lookout
     }
 
     /// Ticks whenever something that [`Engine::status`] shows has changed.
@@ -301,6 +321,28 @@ async fn listen(engine: std::sync::Weak<Inner>, mut events: mpsc::Receiver<NetEv
             }
         }
     }
+}
+
+/// Looks at the node now and then, as long as the engine lives.
+async fn keep_a_lookout(engine: std::sync::Weak<Inner>) {
+    lookout::run(|| async {
+        let Some(inner) = engine.upgrade() else { return false };
+        let engine = Engine(inner);
+        let (status, config) = (engine.status().await, engine.config().alerts);
+        blocking(move || {
+            let free = free_bytes(engine.home().dir());
+            engine.lookout().look(&status, free, &config);
+        })
+        .await;
+        true
+    })
+    .await;
+}
+
+/// Room on the disk that `dir` lies on, for this user; `None` when the system does not say.
+pub(crate) fn free_bytes(dir: &std::path::Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Forgets what is known of shares that are not in the configuration any more.

@@ -9,11 +9,13 @@ mod counters;
 pub mod engine;
 mod fetch;
 pub mod home;
+pub mod lookout;
 pub mod report;
 mod router;
 mod serve;
 mod share;
 pub mod simulation;
+pub mod tokens;
 
 pub use config::Config;
 pub use engine::{Engine, EngineError, StartError};

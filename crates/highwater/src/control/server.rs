@@ -181,6 +181,7 @@ impl Session {
             Request::Conflicts { share } => {
                 answer.item(&engine.conflicts(share.as_ref()).await?).await?;
             }
+            Request::Alerts => answer.item(&engine.lookout().report()).await?,
             Request::Reload => reload(&self.home, engine).await.map_err(Ended::failed)?,
             Request::Confirm { share } => answer.item(&engine.confirm(&share).await?).await?,
             Request::Revert { share } => answer.item(&engine.revert(&share).await?).await?,

@@ -65,6 +65,7 @@ impl Inner {
         if self.links.is_worth_telling(peer) {
             tracing::info!(%peer, name = %hello.name, %addr, "connected");
         }
+        self.lookout.met(peer, hello.version.clone());
         let source =
             Source::new(self.links.next_id(), peer, content.clone(), Box::new(handle.clone()));
         self.links.up().insert(source.id, (Arc::clone(&source), control.clone()));
