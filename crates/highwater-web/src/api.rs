@@ -1,13 +1,15 @@
 //! What the plain routes answer. The list of them is in `routes.rs`.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode};
 use highwater::Engine;
 use highwater::engine::EngineError;
 use highwater::report::{AlertsReport, Health, ShareStatus, Status, Transfer};
 use highwater_core::ShareName;
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
 
@@ -63,9 +65,26 @@ pub(crate) struct Done {
 pub(crate) async fn rescan(
     State(engine): State<Engine>,
     Path(name): Path<String>,
+    body: Bytes,
 ) -> Result<Json<Done>, Problem> {
+    let Nothing {} = asked(&body)?;
     engine.rescan(Some(&share_name(&name)?)).await.map_err(refused)?;
     Ok(Json(Done { done: true }))
+}
+
+/// What is said where there is nothing to say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// What a body asks for, strictly read: nothing unknown, nothing twice, nothing behind it. JSON
+/// that is nested without end is refused by its reader.
+pub(crate) fn asked<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let detail = format!("the body is not what is asked for, at line {line} column {column}");
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    })
 }
 
 #[derive(Serialize)]

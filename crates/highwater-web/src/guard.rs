@@ -82,7 +82,9 @@ pub(crate) async fn guard(
     next: Next,
 ) -> Response {
     let _busy = seat.busy();
-    let response = match admit(Arc::clone(&gate), request, ends).await {
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let path = path.as_ref().map(MatchedPath::as_str);
+    let response = match admit(Arc::clone(&gate), request, ends, path).await {
         Ok(request) => answer(&gate, request, next).await,
         Err((reason, problem)) => {
             gate.figures.rejected(reason);
@@ -122,11 +124,15 @@ async fn answer(gate: &Gate, request: Request, next: Next) -> Response {
     }
 }
 
-/// The request, with its body read, if it may be asked.
-async fn admit(gate: Arc<Gate>, request: Request, ends: Ends) -> Result<Request, Refusal> {
+/// The request, with its body read, if it may be asked. `path` is the route that it matched.
+async fn admit(
+    gate: Arc<Gate>,
+    request: Request,
+    ends: Ends,
+    path: Option<&str>,
+) -> Result<Request, Refusal> {
     let verb = form(&request)?;
-    let path = request.extensions().get::<MatchedPath>();
-    let access = routes::access(path.map(MatchedPath::as_str), verb);
+    let (access, known) = (routes::access(path, verb), routes::is_known(path, verb));
     let headers = request.headers();
     match bearer(headers)? {
         Some(token) => {
@@ -145,6 +151,10 @@ async fn admit(gate: Arc<Gate>, request: Request, ends: Ends) -> Result<Request,
         }
     }
     demand_same_origin(headers)?;
+    if !known {
+        // There is nothing to read a body for; what there is instead, the router says.
+        return Ok(request.map(|_| Body::empty()));
+    }
     with_body(request, verb).await
 }
 

@@ -141,6 +141,11 @@ pub(crate) fn access(path: Option<&str>, verb: Verb) -> Access {
     exact.or_else(|| of_path().next()).map_or(READ, |route| route.access)
 }
 
+/// Whether there is such a route.
+pub(crate) fn is_known(path: Option<&str>, verb: Verb) -> bool {
+    ROUTES.iter().any(|route| Some(route.path) == path && route.verb == verb)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,12 @@ async fn verdict(gate: &Arc<Gate>, line: &str, headers: &[(&str, &str)], remote:
     let request = request.body(Body::empty()).expect("a request");
     let local = "192.0.2.1:8080".parse().expect("addr");
     let remote = SocketAddr::new(remote.parse().expect("ip"), 5000);
-    match admit(Arc::clone(gate), request, Ends { local, remote }).await {
+    // What is asked in a way that there is; what there is not, the router answers.
+    let route = match method {
+        "POST" => "/api/v1/shares/{share}/rescan",
+        _ => "/api/v1/status",
+    };
+    match admit(Arc::clone(gate), request, Ends { local, remote }, Some(route)).await {
         Ok(_) => 200,
         Err((_, problem)) => problem.into_response().status().as_u16(),
     }
