@@ -136,12 +136,7 @@ fn commands_for_the_daemon_answer_four_without_one() {
 #[test]
 fn commands_of_later_versions_say_so_and_make_nothing_up() {
     let home = Home::initialised();
-    let later: [&[&str]; 4] = [
-        &["check"],
-        &["net"],
-        &["cluster", "status"],
-        &["invite", "docs"],
-    ];
+    let later: [&[&str]; 4] = [&["check"], &["net"], &["cluster", "status"], &["invite", "docs"]];
     for args in later {
         let outcome = home.run(args);
         outcome.expect_code(FAILED);
@@ -158,10 +153,17 @@ fn tokens_are_made_shown_once_listed_and_revoked() {
     let (id, token) = (made["id"].as_str().expect("an id"), made["token"].as_str().expect("one"));
     assert!(token.starts_with("hw_") && token.contains(id), "{made}");
     let plain = home.run(&["token", "create", "--scope", "admin"]);
-    assert!(plain.expect_code(0).stdout().starts_with("hw_"), "the token alone: {}", plain.stdout());
+    assert!(
+        plain.expect_code(0).stdout().starts_with("hw_"),
+        "the token alone: {}",
+        plain.stdout()
+    );
     let listed = home.run(&["token", "list", "--json"]).expect_code(0).json();
     let scopes: Vec<_> = listed["tokens"].as_array().expect("tokens").iter().collect();
-    assert_eq!((scopes[0]["scope"].as_str(), scopes[1]["scope"].as_str()), (Some("read"), Some("admin")));
+    assert_eq!(
+        (scopes[0]["scope"].as_str(), scopes[1]["scope"].as_str()),
+        (Some("read"), Some("admin"))
+    );
     assert!(!listed.to_string().contains(token), "what it is made of is not kept");
     home.run(&["token", "revoke", id]).expect_code(0);
     home.run(&["token", "revoke", id]).expect_code(FAILED);

@@ -17,7 +17,9 @@ fn node(more: &str) -> Served {
     assert!(text.contains("name = \"docs\"\n"), "{text}");
     fs::write(&config, text.replace("name = \"docs\"\n", guarded)).expect("written");
     for number in 0..FILES {
-        fs::write(served.node.folder("docs").join(number.to_string()), "x").expect("written");
+        // Each its own: what is gone here and still lies there was renamed, not deleted.
+        let file = served.node.folder("docs").join(number.to_string());
+        fs::write(file, format!("content {number}")).expect("written");
     }
     let served = Served { node: started(served.node), ..served };
     wait_for("the files are known", || {

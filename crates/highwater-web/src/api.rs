@@ -77,9 +77,13 @@ pub(crate) async fn rescan(
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-/// What a body asks for, strictly read: nothing unknown, nothing twice, nothing behind it. JSON
-/// that is nested without end is refused by its reader.
+/// What a body asks for, strictly read: an object with nothing unknown, nothing twice, nothing
+/// behind it. JSON that is nested without end is refused by its reader.
 pub(crate) fn asked<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // The reader would take a list for an object as well, field by field.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let detail = format!("the body is not what is asked for, at line {line} column {column}");
