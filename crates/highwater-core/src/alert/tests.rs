@@ -37,7 +37,9 @@ fn told(rule: Rule, levels: Levels, figures: &[Option<f64>]) -> Vec<String> {
 #[test]
 fn an_alert_follows_its_figure_without_flapping() {
     let well = Some(0.0);
-    let rows: [(&str, Vec<Option<f64>>, &[&str]); 9] = [
+    // Why, the figures, and what is told of them.
+    type Row = (&'static str, Vec<Option<f64>>, &'static [&'static str]);
+    let rows: [Row; 9] = [
         ("always well", vec![well; 9], &[]),
         ("bad for less than it has to be", [vec![Some(11.0); 3], vec![well; 9]].concat(), &[]),
         ("bad for long enough", vec![Some(11.0); 5], &["3 fires since 0 at 11"]),
@@ -54,7 +56,7 @@ fn an_alert_follows_its_figure_without_flapping() {
         ),
         (
             "better, but not well: it swings around its level and goes on firing",
-            [vec![Some(11.0); 4], vec![Some(9.0), Some(11.0)].repeat(20)].concat(),
+            [vec![Some(11.0); 4], [Some(9.0), Some(11.0)].repeat(20)].concat(),
             &["3 fires since 0 at 11"],
         ),
         (
