@@ -136,7 +136,7 @@ fn commands_for_the_daemon_answer_four_without_one() {
 #[test]
 fn commands_of_later_versions_say_so_and_make_nothing_up() {
     let home = Home::initialised();
-    let later: [&[&str]; 4] = [&["check"], &["net"], &["cluster", "status"], &["invite", "docs"]];
+    let later: [&[&str]; 3] = [&["net"], &["cluster", "status"], &["invite", "docs"]];
     for args in later {
         let outcome = home.run(args);
         outcome.expect_code(FAILED);

@@ -168,9 +168,13 @@ fn three_thousand_names_with_one_beginning_cross() {
     with_cluster(&["a", "b"], &[(1, 0)], |cluster| {
         let prefix = "p".repeat(200);
         for number in 0..3_000 {
-            fs::write(cluster.folder(0).join(format!("{prefix}{number}")), "")?;
+            // Only two contents: every other file is equal to 1,499 others, or empty like them.
+            let content = ["", "one content for many"][number % 2];
+            fs::write(cluster.folder(0).join(format!("{prefix}{number}")), content)?;
         }
         cluster.start_all()?;
-        until("all have crossed", || Ok(fs::read_dir(cluster.folder(1))?.count() == 3_001))
+        until("all have crossed", || Ok(fs::read_dir(cluster.folder(1))?.count() == 3_001))?;
+        ensure!(agreed(cluster)?.len() == 3_000);
+        Ok(())
     });
 }

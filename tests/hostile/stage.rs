@@ -15,7 +15,8 @@ use highwater_tests::with_cluster;
 
 /// Longest wait for anything that must come about. Only a failure reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// Most memory that an attack may cost at its height.
+/// Most memory that an attack may cost at its height, in bytes: what a link may have under way,
+/// twice over. The manifest of a content that is under way comes on top of it.
 const GROWTH_MAX: u64 = 16 * 1024 * 1024;
 /// Log lines that an attack may cause beside one a second: a link that comes and goes says so.
 const LINES_FREE: u64 = 12;
@@ -33,6 +34,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) credentials: Credentials,
     /// Beside the share and outside of it: nothing may happen to it.
     pub(crate) canary: PathBuf,
+    /// Most memory that an attack may cost at its height, in bytes.
+    pub(crate) growth_max: u64,
     attacks: u64,
 }
 
@@ -74,7 +77,14 @@ pub(crate) fn on_stage(play: impl FnOnce(&mut Stage<'_>) -> Result<()>) {
         cluster.start_all()?;
         cluster.nodes[1].wait_in_sync(PATIENCE)?;
         let credentials = Credentials::of_home(&mallory.home())?;
-        play(&mut Stage { cluster, mallory, credentials, canary, attacks: 0 })
+        play(&mut Stage {
+            cluster,
+            mallory,
+            credentials,
+            canary,
+            growth_max: GROWTH_MAX,
+            attacks: 0,
+        })
     });
 }
 
@@ -161,7 +171,7 @@ impl Stage<'_> {
         ensure!(self.victim().pid() == before.pid, "the victim is another process");
         let after = self.victim().resident_bytes()?;
         let growth = after.peak.saturating_sub(before.resident);
-        ensure!(growth < GROWTH_MAX, "the victim grew by {growth} bytes");
+        ensure!(growth < self.growth_max, "the victim grew by {growth} bytes");
         let canary = oracle::differences(&before.canary, &oracle::read_tree(&self.canary)?);
         ensure!(canary.is_empty(), "outside of the share: {canary:?}");
         if effect != Effect::Entries {
@@ -183,10 +193,15 @@ impl Stage<'_> {
     fn honest_peer_is_served(&mut self) -> Result<()> {
         self.attacks += 1;
         let folders = [self.cluster.folder(0), self.cluster.folder(1)];
+        let heads = [self.head(0)?, self.head(1)?];
         for (from, folder) in folders.iter().enumerate() {
             fs::write(folder.join(format!("after-{}-from-{from}", self.attacks)), "news")?;
         }
         oracle::wait_equal(&folders, PATIENCE)?;
+        // What stands under its name may not be on record yet: the next attack would be blamed.
+        until("both files are in both logs", || {
+            Ok(self.has_logged_news(0, heads[0])? && self.has_logged_news(1, heads[1])?)
+        })?;
         until("both logs are taken in", || self.heads_met())?;
         ensure!(folders[0].join(format!("after-{}-from-1", self.attacks)).exists());
         Ok(())
@@ -194,6 +209,19 @@ impl Stage<'_> {
 }
 
 impl Stage<'_> {
+    fn head(&self, node: usize) -> Result<u64> {
+        let status = self.cluster.nodes[node].status()?;
+        Ok(status.share(SHARE).context("a share is lost")?.head_seq)
+    }
+
+    /// Whether the latest files of both sides are in the log of this node, behind `head`.
+    fn has_logged_news(&self, node: usize, head: u64) -> Result<bool> {
+        let since = head.to_string();
+        let log = self.cluster.nodes[node].run(&["--json", "log", SHARE, "--since", &since])?;
+        let has = |from: usize| log.contains(&format!("\"after-{}-from-{from}\"", self.attacks));
+        Ok(has(0) && has(1))
+    }
+
     /// Whether the victim and the honest peer know all of each other's log. What the hostile one
     /// announced and nobody has may be wanted still.
     fn heads_met(&self) -> Result<bool> {

@@ -25,7 +25,7 @@ fn routes(served: &Served) -> Vec<(String, String)> {
                 .push((verb.to_uppercase(), path.replace("{share}", "docs").replace("{id}", "x")));
         }
     }
-    let more = ["/", "/nothing", "/api/v1/checks", "/api/v1/peers", "/api/v1/events"];
+    let more = ["/", "/nothing", "/api/v1/peers", "/api/v1/events"];
     routes.extend(more.map(|path| ("GET".to_owned(), path.to_owned())));
     routes
 }

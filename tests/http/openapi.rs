@@ -12,20 +12,28 @@ fn what_the_document_promises_is_served_in_the_promised_form() {
         let log = served.get("/api/v1/shares/docs/changes").json();
         (!log["changes"].as_array()?.is_empty()).then_some(())
     });
+    let order = ["Content-Type: application/json"];
+    let begun = served.ask("POST", "/api/v1/checks", &order, "{\"share\":\"docs\"}").json();
+    let check = begun["id"].as_str().expect("an id").to_owned();
     let document = served.get("/api/v1/openapi.json").json();
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().expect("paths");
     assert!(paths.len() >= 10, "{:?}", paths.keys());
     for (path, operations) in paths {
         for (verb, operation) in operations.as_object().expect("operations") {
-            let real = path.replace("{share}", "docs");
-            let answer = match verb.as_str() {
-                "get" => served.get(&real),
-                "post" => served.ask("POST", &real, &["Content-Type: application/json"], "{}"),
+            let real = path.replace("{share}", "docs").replace("{id}", &check);
+            let (answer, well) = match verb.as_str() {
+                "get" => (served.get(&real), 200),
+                "post" => {
+                    let body = operation["requestBody"]["content"]["application/json"]["example"]
+                        .to_string();
+                    let well = if operation["responses"].get("202").is_some() { 202 } else { 200 };
+                    (served.ask("POST", &real, &["Content-Type: application/json"], &body), well)
+                }
                 other => panic!("{path}: the verb {other} is never served"),
             };
-            assert_eq!(answer.status, 200, "{verb} {path}: {answer:?}");
-            let promised = &operation["responses"]["200"]["content"];
+            assert_eq!(answer.status, well, "{verb} {path}: {answer:?}");
+            let promised = &operation["responses"][well.to_string()]["content"];
             let Some(promised) = promised.get("application/json") else {
                 assert!(answer.head.contains("content-type: text/plain"), "{path}: {answer:?}");
                 continue;

@@ -122,8 +122,8 @@ pub(crate) enum Command {
     Invite(Later),
     /// Not available in this version: pair two nodes with a code
     Join(Later),
-    /// Not available in this version: check consistency
-    Check(Later),
+    /// Are all copies of a share the same, and if not, what differs, why, and who is right?
+    Check(CheckArgs),
     /// Not available in this version: measure the network
     Net(Later),
     /// Not available in this version: manage the cluster
@@ -160,6 +160,27 @@ pub(crate) struct InitArgs {
     /// Where its HTTP API listens; port 0 takes any
     #[arg(long, value_name = "ADDR", default_value_t = HTTP_ADDR_DEFAULT)]
     pub(crate) http: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Which share [default: all]
+    pub(crate) share: Option<ShareName>,
+    /// Compare with this peer only; may be given several times
+    #[arg(long = "peer", value_name = "NODE")]
+    pub(crate) peers: Vec<String>,
+    /// First read every byte again on every node, and compare it with what is on record
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// With --deep: read from the disk, not from what the system has cached
+    #[arg(long, requires = "deep")]
+    pub(crate) from_disk: bool,
+    /// Mend what is proved to be wrong
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// With --repair: only say what would be mended
+    #[arg(long, requires = "repair")]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -332,6 +353,7 @@ mod tests {
             "log docs --since 5 --follow",
             "conflicts docs",
             "check docs --peer ID --deep --repair",
+            "check --deep --from-disk --repair --dry-run",
             "hash a b",
             "hash --share docs",
             "net test ID",

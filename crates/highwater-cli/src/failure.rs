@@ -16,6 +16,8 @@ pub(crate) enum Code {
     Failed = 1,
     /// Wrong usage or configuration.
     Usage = 2,
+    /// A check ran and found differences.
+    Differences = 3,
     /// The daemon of this home is not reachable.
     Unreachable = 4,
 }

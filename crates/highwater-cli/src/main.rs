@@ -8,6 +8,7 @@ mod allocator;
 mod args;
 mod ask;
 mod bars;
+mod check;
 mod daemon;
 mod demo;
 mod dev;
@@ -68,14 +69,14 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Transfers { follow } => ask::transfers(&home()?, follow, output),
         Command::Log { share, since, follow } => ask::log(&home()?, &share, since, follow, output),
         Command::Conflicts { share } => ask::conflicts(&home()?, share, output),
-        Command::Hash { share: Some(_), .. } => Err(Failure::later("hash --share")),
+        Command::Hash { share: Some(share), .. } => check::root(&home()?, share, output),
         Command::Hash { paths, share: None } => hash::hash(&paths, output),
         Command::Demo { keep } => demo::demo(cli.json, keep),
         Command::Completions { shell } => manual::completions(shell, output),
         Command::Man { dir } => manual::man(dir.as_deref(), output),
         Command::Invite(_) => Err(Failure::later("invite")),
         Command::Join(_) => Err(Failure::later("join")),
-        Command::Check(_) => Err(Failure::later("check")),
+        Command::Check(args) => check::check(&home()?, &args, output),
         Command::Net(_) => Err(Failure::later("net")),
         Command::Cluster(_) => Err(Failure::later("cluster")),
         Command::Alerts => ask::alerts(&home()?, output),

@@ -1,8 +1,8 @@
 //! The daemon's answers as tables for people.
 
 use highwater::report::{
-    AlertRow, AlertsReport, ConflictRow, Delivery, LogRow, PeerStatus, Position, ShareStatus,
-    Status, Transfer,
+    AlertRow, AlertsReport, CheckBrief, ConflictRow, Delivery, LogRow, PeerStatus, Position,
+    ShareStatus, Status, Transfer,
 };
 
 use crate::failure::Failure;
@@ -35,6 +35,7 @@ pub(crate) fn status(status: &Status, output: &mut Output) -> Result<(), Failure
         output.line("")?;
         print(output, table(["PEER", "SHARE", "LINK", "IN SYNC", "PULLED", "PUSHED"], &peers))?;
     }
+    checks(status, output)?;
     if !status.transfers.is_empty() {
         output.line("")?;
         transfers(&status.transfers, output)?;
@@ -72,6 +73,28 @@ fn peer_row(share: &ShareStatus, peer: &PeerStatus) -> [String; 6] {
         position(&peer.pull),
         position(&peer.push),
     ]
+}
+
+/// The latest check of each share, in a line.
+fn checks(status: &Status, output: &mut Output) -> Result<(), Failure> {
+    let brief = |check: &CheckBrief| {
+        let depth = if check.deep { "every byte read again" } else { "not deep" };
+        format!("{} at {} ({depth}, check {})", check.outcome, check.started, check.id)
+    };
+    for share in &status.shares {
+        let Some(checks) = &share.check else { continue };
+        output.line("")?;
+        if checks.running.is_some() {
+            output.line(format_args!("{} is being checked", share.name))?;
+        }
+        if let Some(last) = &checks.last {
+            output.line(format_args!("last check of {}: {}", share.name, brief(last)))?;
+        }
+        if let Some(scrub) = checks.scrub.as_ref().filter(|_| checks.scrub != checks.last) {
+            output.line(format_args!("last scrub of {}: {}", share.name, brief(scrub)))?;
+        }
+    }
+    Ok(())
 }
 
 fn problems(share: &ShareStatus, output: &mut Output) -> Result<(), Failure> {

@@ -105,31 +105,41 @@ impl Entry {
     /// A hash of everything in the entry, over an encoding in which no two entries are alike.
     pub fn fingerprint(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_derive_key("highwater 2026-11 entry fingerprint");
-        field(&mut hasher, self.key.as_str().as_bytes());
-        match &self.kind {
-            EntryKind::Tombstone => field(&mut hasher, b"tombstone"),
-            EntryKind::File { size, content, mode, mtime } => {
-                field(&mut hasher, b"file");
-                hasher.update(&size.to_be_bytes()).update(content.as_bytes());
-                hasher.update(&mode.bits().to_be_bytes());
-                mtime_field(&mut hasher, *mtime);
-            }
-            EntryKind::Symlink { target, mtime } => {
-                field(&mut hasher, b"symlink");
-                field(&mut hasher, target.as_bytes());
-                mtime_field(&mut hasher, *mtime);
-            }
-            EntryKind::Directory { mode } => {
-                field(&mut hasher, b"directory");
-                hasher.update(&mode.bits().to_be_bytes());
-            }
-        }
+        key_field(&mut hasher, &self.key);
+        kind_fields(&mut hasher, &self.kind);
         hasher.update(&(self.version.counters().len() as u64).to_be_bytes());
         for (actor, seq) in self.version.counters() {
             hasher.update(&actor.0.to_be_bytes()).update(&seq.0.to_be_bytes());
         }
         hasher.update(&self.stamp.0.to_be_bytes()).update(self.author.as_bytes());
         hasher.finalize()
+    }
+}
+
+/// Hashes a key so that nothing that follows can be taken for a part of it.
+pub(crate) fn key_field(hasher: &mut blake3::Hasher, key: &Key) {
+    field(hasher, key.as_str().as_bytes());
+}
+
+/// Hashes what stands under a key: all of its content and metadata.
+pub(crate) fn kind_fields(hasher: &mut blake3::Hasher, kind: &EntryKind) {
+    match kind {
+        EntryKind::Tombstone => field(hasher, b"tombstone"),
+        EntryKind::File { size, content, mode, mtime } => {
+            field(hasher, b"file");
+            hasher.update(&size.to_be_bytes()).update(content.as_bytes());
+            hasher.update(&mode.bits().to_be_bytes());
+            mtime_field(hasher, *mtime);
+        }
+        EntryKind::Symlink { target, mtime } => {
+            field(hasher, b"symlink");
+            field(hasher, target.as_bytes());
+            mtime_field(hasher, *mtime);
+        }
+        EntryKind::Directory { mode } => {
+            field(hasher, b"directory");
+            hasher.update(&mode.bits().to_be_bytes());
+        }
     }
 }
 

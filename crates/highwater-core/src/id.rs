@@ -23,6 +23,9 @@ pub enum ParseIdError {
         "a share name has 1 to 64 letters, digits, '-', '_' or '.', and starts with a letter or digit"
     )]
     ShareName,
+    /// Not 32 hexadecimal digits.
+    #[error("a check is named by 32 hexadecimal digits, as `highwater check` prints them")]
+    CheckId,
 }
 
 /// One identity: the BLAKE3 hash of a node's public key (its DER `SubjectPublicKeyInfo`).

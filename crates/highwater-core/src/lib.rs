@@ -7,11 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod check;
 pub mod chunk;
 pub mod clock;
+pub mod compare;
 pub mod content;
 pub mod entry;
 pub mod fetch;
+pub mod fingerprint;
 pub mod id;
 pub mod intake;
 pub mod key;
@@ -19,6 +22,7 @@ pub mod lag;
 pub mod log;
 pub mod merge;
 pub mod observe;
+pub mod verdict;
 pub mod version;
 pub mod window;
 pub mod wire;

@@ -152,6 +152,13 @@ pub fn is_conflict_key(key: &Key) -> bool {
     split_at_mark(key.name()).is_some()
 }
 
+/// Whether an entry is a loser's copy as [`conflict_copy`] makes it, and nobody has changed it since.
+pub fn is_untouched_copy(entry: &Entry) -> bool {
+    let mut counters = entry.version.counters();
+    let is_first = matches!((counters.next(), counters.next()), (Some((_, Seq(1))), None));
+    is_first && is_conflict_key(&entry.key)
+}
+
 /// What stands before the mark of a conflict copy, and from its date on. A name may say
 /// `.conflict-` elsewhere as well, in its extension for one.
 fn split_at_mark(name: &str) -> Option<(&str, &str)> {

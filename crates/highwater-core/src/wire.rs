@@ -9,6 +9,7 @@
 
 use bytes::Bytes;
 
+use crate::check::{AskId, CheckAnswer, CheckAsk};
 use crate::content::{Chunk, ContentHash};
 use crate::entry::Entry;
 use crate::id::{InstanceId, ShareName};
@@ -50,6 +51,22 @@ pub enum Control {
     Ack(Ack),
     /// Where the sender stands; sent when it changes.
     Standing(Standing),
+    /// A question of a check that the sender leads.
+    CheckAsk {
+        /// Pairs the answer with this question.
+        id: AskId,
+        /// Which share.
+        share: ShareName,
+        /// The question.
+        ask: CheckAsk,
+    },
+    /// The answer to one.
+    CheckAnswer {
+        /// Which question this answers.
+        id: AskId,
+        /// The answer.
+        answer: CheckAnswer,
+    },
     /// "Are you there?" Answered with [`Control::Pong`] and the same number at once.
     Ping(u64),
     /// The answer to a ping.

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aside;
+pub mod audit;
 pub mod ignore;
 pub mod marker;
 pub mod place;
@@ -23,6 +24,7 @@ pub mod settle;
 pub mod stage;
 pub mod watch;
 
+pub use crate::audit::{Audit, AuditError, AuditSink, Discord, DiscordCause, Found};
 pub use crate::ignore::IgnoreRules;
 pub use crate::marker::{Marker, MarkerIdentity};
 pub use crate::place::{Expect, PlaceError, Placed, Placement};

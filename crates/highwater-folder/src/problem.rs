@@ -49,6 +49,8 @@ pub enum ProblemKind {
     IgnoreRules,
     /// The kernel grants no more watches; changes are found by scans alone.
     WatchLimit,
+    /// The bytes of a file, or what is on record of it, are not what they were, and nobody edited it.
+    Corrupt,
     /// Something that may be a user's edit was moved aside and kept.
     Kept,
     /// The disk or the quota is full.
@@ -68,6 +70,7 @@ impl ProblemKind {
             ProblemKind::Changing => "changing",
             ProblemKind::IgnoreRules => "ignore_rules",
             ProblemKind::WatchLimit => "watch_limit",
+            ProblemKind::Corrupt => "corrupt",
             ProblemKind::Kept => "kept",
             ProblemKind::NoRoom => "no_room",
             ProblemKind::Unwritable => "unwritable",

@@ -78,6 +78,9 @@ pub struct Observation {
 pub enum Finding {
     /// Something new, or other than the index says.
     Changed(Observation),
+    /// Other bytes than the index says, under the same inode, size and modification time: whoever
+    /// edits moves one of them. The disk, or something that hides its traces, changed it.
+    Altered(Observation),
     /// All as the index says, only the print is another.
     Touched {
         /// The key.
@@ -120,7 +123,7 @@ impl ScanProgress {
 pub struct ScanSummary {
     /// Entries found as the index says, not even touched.
     pub unchanged: u64,
-    /// [`Finding::Changed`] reported.
+    /// [`Finding::Changed`] and [`Finding::Altered`] reported.
     pub changed: u64,
     /// [`Finding::Touched`] reported.
     pub touched: u64,
@@ -464,9 +467,13 @@ impl<'a> Scan<'a> {
             Some(entry) if entry.kind == kind => {
                 self.report(Finding::Touched { key: key.clone(), print })
             }
-            _ => {
+            known => {
+                let altered = known.is_some_and(|entry| is_altered(entry, &kind, &print));
                 let observation = Observation { key: key.clone(), kind, print, manifest };
-                self.report(Finding::Changed(observation))
+                self.report(match altered {
+                    true => Finding::Altered(observation),
+                    false => Finding::Changed(observation),
+                })
             }
         }
     }
@@ -591,7 +598,7 @@ impl<'a> Scan<'a> {
 
     fn report(&mut self, finding: Finding) -> Result<(), ScanError> {
         match &finding {
-            Finding::Changed(_) => self.summary.changed += 1,
+            Finding::Changed(_) | Finding::Altered(_) => self.summary.changed += 1,
             Finding::Touched { .. } => self.summary.touched += 1,
             Finding::Gone(_) => self.summary.gone += 1,
             Finding::Problem(_) => self.summary.problems += 1,
@@ -601,6 +608,16 @@ impl<'a> Scan<'a> {
             ControlFlow::Break(()) => Err(ScanError::Stopped),
         }
     }
+}
+
+/// Whether a file's bytes changed and nothing else by which an edit is known.
+fn is_altered(entry: &KnownEntry, kind: &EntryKind, print: &StatPrint) -> bool {
+    let (Some(recorded), EntryKind::File { size, mtime, .. }) = (entry.print, &entry.kind) else {
+        return false;
+    };
+    let same = recorded.ino == print.ino && *size == print.size && *mtime == print.mtime;
+    let honest = *size == recorded.size && *mtime == recorded.mtime;
+    same && honest && kind.content().is_some() && !kind.same_content(&entry.kind)
 }
 
 /// Passes over everything that is known inside `key`, so that none of it counts as missing.

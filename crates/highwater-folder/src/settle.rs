@@ -1,9 +1,9 @@
 //! Making things durable, many at a time.
 //!
-//! A sync costs the same for one file as for a hundred. A few files are synced one by one; from
-//! [`SYNCFS_FROM`] on, one `syncfs` takes them all. It also takes everything else that is dirty on
-//! that file system, so where others write heavily it is slow: then the files are synced one by one
-//! for a while.
+//! A sync costs the same for one file as for a hundred. A few files are synced each for itself;
+//! from [`SYNCFS_FROM`] on, one `syncfs` takes them all. It also takes everything else that is dirty
+//! on that file system, so where others write heavily it is slow: then each is synced for itself for
+//! a while, [`SYNCS_AT_ONCE`] at a time, because one commit of a journal serves all who wait for it.
 //!
 //! That goes for what Highwater writes, and for what it finds: nothing that a scan found is told to
 //! anybody before it is durable.
@@ -14,7 +14,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use highwater_core::Key;
@@ -26,6 +27,11 @@ use crate::stage::{Slot, StageError};
 
 /// From this many files on, one `syncfs` is cheaper than as many `fsync`s.
 pub const SYNCFS_FROM: usize = 16;
+/// Syncs that wait for the disk together: a quarter of what a cheap disk queues. Each is a thread as
+/// long as there is something to sync.
+pub const SYNCS_AT_ONCE: usize = 8;
+/// Fewer are synced on the thread that asks: starting others would take as long.
+const SYNCS_ALONE: usize = 4;
 /// A `syncfs` that took longer wrote other people's data too.
 const SYNCFS_SLOW: Duration = Duration::from_millis(500);
 /// How often files are synced one by one after a slow `syncfs` before it is tried again.
@@ -65,10 +71,10 @@ impl Root {
         if slots.is_empty() || (slots.len() >= SYNCFS_FROM && self.sync_everything()?) {
             return Ok(());
         }
-        for slot in slots {
+        together(slots, |slot| {
             let staged = self.stage().open(slot)?;
-            self.synced(rustix::fs::fsync(staged.file()), || format!("{slot} in the stage"))?;
-        }
+            self.synced(rustix::fs::fsync(staged.file()), || format!("{slot} in the stage"))
+        })?;
         self.synced(rustix::fs::fsync(self.stage().dir()), || "the stage".into())
     }
 
@@ -90,23 +96,27 @@ impl Root {
         self.synced(rustix::fs::fsync(self.stage().dir()), || "the stage".into())
     }
 
-    /// Makes durable what a scan found under `keys`: the bytes of files, and which names the
-    /// directories hold. Programs rarely sync what they write. If a peer were told of it before, a
-    /// power cut could take it back, and what is left would look like a later edit: an empty file,
-    /// or a delete.
+    /// Makes durable what a scan found: the bytes and metadata of what stands under the keys `new`,
+    /// and that its names, and the `names`, are in their directories, or are not. Programs rarely
+    /// sync what they write. If a peer were told of it before, a power cut could take it back, and
+    /// what is left would look like a later edit: an empty file, or a delete.
     ///
     /// # Errors
     /// [`SettleError::SyncFailed`] is final for this root.
-    pub fn settle_found(&self, keys: &BTreeSet<&Key>) -> Result<(), SettleError> {
+    pub fn settle_found(
+        &self,
+        new: &BTreeSet<&Key>,
+        names: &BTreeSet<&Key>,
+    ) -> Result<(), SettleError> {
         self.refuse_after_failure()?;
-        if keys.is_empty() || (keys.len() >= SYNCFS_FROM && self.sync_everything()?) {
+        let dirs: BTreeSet<_> = new.iter().chain(names).map(|key| key.parent()).collect();
+        let count = new.len() + dirs.len();
+        if count == 0 || (count >= SYNCFS_FROM && self.sync_everything()?) {
             return Ok(());
         }
-        for key in keys {
-            let found = open_beneath(self.dir(), key.as_str(), OFlags::RDONLY);
-            self.sync_if_there(found, || key.to_string())?;
-        }
-        self.sync_dirs(keys.iter().map(|key| key.parent()).collect())
+        let new: Vec<&Key> = new.iter().copied().collect();
+        self.sync_keys(&new)?;
+        self.sync_dirs(dirs)
     }
 
     /// Makes durable the metadata of what stands under `keys`: what was changed where it stands, or
@@ -119,19 +129,23 @@ impl Root {
         if keys.is_empty() || (keys.len() >= SYNCFS_FROM && self.sync_everything()?) {
             return Ok(());
         }
-        for key in keys {
-            let placed = open_beneath(self.dir(), key.as_str(), OFlags::RDONLY);
-            self.sync_if_there(placed, || key.to_string())?;
-        }
-        Ok(())
+        let keys: Vec<&Key> = keys.iter().collect();
+        self.sync_keys(&keys)
+    }
+
+    fn sync_keys(&self, keys: &[&Key]) -> Result<(), SettleError> {
+        together(keys, |key| {
+            let found = open_beneath(self.dir(), key.as_str(), OFlags::RDONLY);
+            self.sync_if_there(found, || key.to_string())
+        })
     }
 
     fn sync_dirs(&self, dirs: BTreeSet<Option<Key>>) -> Result<(), SettleError> {
-        for dir in dirs {
+        let dirs: Vec<Option<Key>> = dirs.into_iter().collect();
+        together(&dirs, |dir| {
             let name = || dir.as_ref().map_or("the share's root".into(), Key::to_string);
-            self.sync_if_there(self.open_dir(dir.as_ref()), name)?;
-        }
-        Ok(())
+            self.sync_if_there(self.open_dir(dir.as_ref()), name)
+        })
     }
 
     fn sync_if_there(
@@ -188,4 +202,33 @@ impl Root {
             SettleError::SyncFailed { what: what(), source: errno.into() }
         })
     }
+}
+
+/// Syncs each of the items, several of them at a time, in no order. The first error ends it, once
+/// what is under way has ended.
+fn together<T: Sync>(
+    items: &[T],
+    sync: impl Fn(&T) -> Result<(), SettleError> + Sync,
+) -> Result<(), SettleError> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            sync(item).inspect_err(|_| next.store(items.len(), Ordering::Relaxed))?;
+        }
+        Ok(())
+    };
+    let helpers = if items.len() > SYNCS_ALONE { SYNCS_AT_ONCE.min(items.len()) - 1 } else { 0 };
+    thread::scope(|scope| {
+        // Where no more threads can be had, fewer do it.
+        let start = |_| thread::Builder::new().name("sync".into()).spawn_scoped(scope, work).ok();
+        let helpers: Vec<_> = (0..helpers).map_while(start).collect();
+        let own = work();
+        let others = helpers.into_iter().map(|helper| helper.join());
+        // A thread that panicked has synced nobody knows what.
+        let died = |_| SettleError::SyncFailed {
+            what: "the share".into(),
+            source: io::Error::other("a thread that synced it failed"),
+        };
+        others.fold(own, |so_far, other| so_far.and(other.map_err(died).and_then(|synced| synced)))
+    })
 }

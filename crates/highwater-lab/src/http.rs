@@ -4,33 +4,73 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Longest wait for a connection or an answer. A node on the same machine takes milliseconds; one
 /// that is stopped must not hold up the test that stopped it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Gets `path` from `addr` and returns the body of a `200` answer.
-pub(crate) fn get(addr: SocketAddr, path: &str) -> Result<Vec<u8>> {
+/// Gets `path` from `addr` and returns the body of an answer that says it went well.
+///
+/// # Errors
+/// Any other answer, or none.
+pub fn get(addr: SocketAddr, path: &str) -> Result<Vec<u8>> {
     request(addr, "GET", path, "")
 }
 
-/// Asks `addr` and returns the body of a `200` answer. Each of `headers` ends its line.
+/// Posts a JSON document to `path` and returns the body of an answer that says it went well.
+///
+/// # Errors
+/// Any other answer, or none.
+pub fn post(addr: SocketAddr, path: &str, document: &serde_json::Value) -> Result<Vec<u8>> {
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE)
+        .with_context(|| format!("connecting to http://{addr}{path}"))?;
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: {addr}\r\nContent-Type: application/json\r\n");
+    let answer = exchange(stream, &head, &document.to_string())
+        .with_context(|| format!("POST http://{addr}{path}"))?;
+    well(answer)
+}
+
+/// The status code of the answer of `addr` for `path`.
+pub(crate) fn status(addr: SocketAddr, path: &str) -> Result<u16> {
+    Ok(ask(addr, "GET", path, "")?.status)
+}
+
+/// Asks `addr` and returns the body of an answer that says it went well. Each of `headers` ends its line.
 pub(crate) fn request(
     addr: SocketAddr,
     method: &str,
     path: &str,
     headers: &str,
 ) -> Result<Vec<u8>> {
+    well(ask(addr, method, path, headers)?).with_context(|| format!("{method} http://{addr}{path}"))
+}
+
+/// The body of an answer that says it went well.
+fn well(Answer { status, body }: Answer) -> Result<Vec<u8>> {
+    let said = || String::from_utf8_lossy(&body);
+    ensure!((200..300).contains(&status), "answered {status}: {}", said());
+    Ok(body)
+}
+
+/// What came back.
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+}
+
+fn ask(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Result<Answer> {
     let stream = TcpStream::connect_timeout(&addr, PATIENCE)
         .with_context(|| format!("connecting to http://{addr}{path}"))?;
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\n{headers}");
-    exchange(stream, &head).with_context(|| format!("{method} http://{addr}{path}"))
+    exchange(stream, &head, "").with_context(|| format!("{method} http://{addr}{path}"))
 }
 
-fn exchange(mut stream: TcpStream, head: &str) -> Result<Vec<u8>> {
+fn exchange(mut stream: TcpStream, head: &str, body: &str) -> Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    let request = format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
@@ -40,13 +80,10 @@ fn exchange(mut stream: TcpStream, head: &str) -> Result<Vec<u8>> {
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let body = answer.split_off(end + 4);
     let first = head.lines().next().unwrap_or_default();
-    if first.split(' ').nth(1) != Some("200") {
-        bail!("answered {first}: {}", String::from_utf8_lossy(&body));
-    }
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
-        return unchunk(&body);
-    }
-    Ok(body)
+    let code = first.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = code.with_context(|| format!("the answer begins with '{first}'"))?;
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    Ok(Answer { status, body: if chunked { unchunk(&body)? } else { body } })
 }
 
 fn unchunk(mut body: &[u8]) -> Result<Vec<u8>> {

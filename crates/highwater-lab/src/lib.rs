@@ -22,16 +22,18 @@
 
 pub mod bench;
 pub mod chaos;
+pub mod checkbench;
 pub mod cluster;
 pub mod crash;
 pub mod cuts;
+pub mod damage;
 pub mod demo;
 pub mod dev;
 pub mod dice;
 pub mod faults;
 pub mod fuzz;
 pub mod hostile;
-mod http;
+pub mod http;
 pub mod merge;
 pub mod net;
 pub mod node;

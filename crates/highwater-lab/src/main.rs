@@ -14,8 +14,10 @@ use clap::{Parser, Subcommand};
 
 use highwater_lab::bench::{self, BenchOptions};
 use highwater_lab::chaos::{self, ChaosOptions};
+use highwater_lab::checkbench::{self, CheckBenchOptions};
 use highwater_lab::crash::{self, CrashWork};
 use highwater_lab::cuts::{self, CutOptions};
+use highwater_lab::damage::{self, DamageOptions};
 use highwater_lab::demo::{self, DemoOptions};
 use highwater_lab::fuzz::{self, FuzzOptions};
 use highwater_lab::merge;
@@ -68,6 +70,33 @@ enum Work {
         /// Only list the targets
         #[arg(long)]
         list: bool,
+    },
+    /// What a check costs, beside rsync, rclone and b3sum
+    CheckBench {
+        /// The highwater program
+        #[arg(long, default_value = "target/release/highwater")]
+        exe: PathBuf,
+        /// Entries of the large share; 0 leaves it out
+        #[arg(long, default_value_t = 1_000_000)]
+        entries: u64,
+        /// How often each process is run
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// Damages one node of three and asks the consistency checker what is wrong
+    Damage {
+        /// The highwater program
+        #[arg(long, default_value = "target/release/highwater")]
+        exe: PathBuf,
+        /// What everything is drawn from
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How often a node is damaged
+        #[arg(long, default_value_t = 40)]
+        rounds: u64,
+        /// How many damages each time
+        #[arg(long, default_value_t = 26)]
+        each: usize,
     },
     /// What `highwater demo` does, with any build of the program
     Demo {
@@ -207,6 +236,15 @@ fn run(work: Work) -> Result<bool> {
         }
         Work::Cuts { exe, count, seed, pairs } => {
             let report = cuts::run(&CutOptions { exe, count, seed, pairs })?;
+            println!("{}", serde_json::to_string_pretty(&report)?);
+            Ok(report.held())
+        }
+        Work::CheckBench { exe, entries, runs } => {
+            checkbench::run(&CheckBenchOptions { exe, entries, runs: runs.max(1) })?;
+            Ok(true)
+        }
+        Work::Damage { exe, seed, rounds, each } => {
+            let report = damage::run(&DamageOptions { exe, seed, rounds, each })?;
             println!("{}", serde_json::to_string_pretty(&report)?);
             Ok(report.held())
         }

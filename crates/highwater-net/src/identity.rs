@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use highwater_core::NodeId;
 use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 const KEY_FILE: &str = "key.pem";
@@ -58,6 +59,12 @@ pub enum IdentityError {
         /// Its permission bits.
         mode: u32,
     },
+    /// In the place of the key stands a link: where it leads to, others may write.
+    #[error("the key {} is a link, which is not followed; put the key itself there", path.display())]
+    Link {
+        /// Where the key should be.
+        path: PathBuf,
+    },
     /// The file does not hold a key.
     #[error(
         "{} is not a usable private key ({why}); restore it from a backup, or remove it and run `highwater init` to become a new node", path.display()
@@ -72,7 +79,7 @@ pub enum IdentityError {
     #[error("cannot make a certificate for this node: {0}")]
     Certificate(#[from] rcgen::Error),
     /// The file system refused.
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}; check the disk and the permissions", path.display())]
     Io {
         /// What was attempted.
         doing: &'static str,
@@ -183,6 +190,9 @@ fn sync_dir(dir: &Path) -> Result<(), IdentityError> {
 fn read_private(dir: &Path, path: &Path) -> Result<String, IdentityError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => IdentityError::Missing { dir: dir.to_owned() },
+        _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            IdentityError::Link { path: path.to_owned() }
+        }
         _ => io_error("read", path, source),
     };
     let file = OpenOptions::new()
@@ -258,7 +268,7 @@ mod tests {
         Identity::create(elsewhere.path()).expect("create");
         let link = home.path().join(KEY_FILE);
         std::os::unix::fs::symlink(elsewhere.path().join(KEY_FILE), link).expect("symlink");
-        assert!(matches!(Identity::load(home.path()), Err(IdentityError::Io { .. })));
+        assert!(matches!(Identity::load(home.path()), Err(IdentityError::Link { .. })));
         assert!(matches!(Identity::create(home.path()), Err(IdentityError::Exists { .. })));
     }
 }

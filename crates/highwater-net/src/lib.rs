@@ -38,7 +38,9 @@ pub use events::{
 pub use identity::{Identity, IdentityError};
 pub use net::{Net, NetConfig, StartError};
 pub use system::{Breaker, Connection, Listener, Sockets, Soon};
-pub use wire::{entry_bytes_max, read_content, read_control, write_content, write_control};
+pub use wire::{
+    entry_bytes_max, read_content, read_control, wire_bytes, write_content, write_control,
+};
 
 /// The generated protobuf types: how frames lie on the wire, not yet believed.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -4,6 +4,9 @@
 //! [`incoming`], nothing is believed: every length, count, position and text is checked, and what
 //! breaks a rule is refused with the name of the field.
 
+mod check;
+#[cfg(test)]
+mod check_tests;
 mod incoming;
 #[cfg(test)]
 mod tests;
@@ -30,6 +33,13 @@ pub fn read_control(bytes: &[u8]) -> Result<core::Control, String> {
 /// Writes a control message as [`read_control`] reads it.
 pub fn write_control(message: core::Control) -> Vec<u8> {
     proto::ControlFrame::from(message).encode_to_vec()
+}
+
+/// What a control message takes on the stream, its gRPC prefix included; what TLS and TCP add is not.
+pub fn wire_bytes(message: &core::Control) -> u64 {
+    const PREFIX_BYTES: usize = 5;
+    let frame = proto::ControlFrame::from(message.clone());
+    (frame.encoded_len() + PREFIX_BYTES) as u64
 }
 
 /// Reads a content message as it lies on the wire, behind its gRPC prefix.
@@ -82,6 +92,14 @@ impl From<core::Control> for proto::ControlFrame {
                 checkpoint: Some(ack.checkpoint.into()),
             }),
             core::Control::Standing(standing) => Body::Standing(standing.into()),
+            core::Control::CheckAsk { id, share, ask } => Body::CheckAsk(proto::CheckAsk {
+                id: id.0,
+                share: share.into(),
+                ask: Some(ask.into()),
+            }),
+            core::Control::CheckAnswer { id, answer } => {
+                Body::CheckAnswer(proto::CheckAnswer { id: id.0, answer: Some(answer.into()) })
+            }
             core::Control::Ping(number) => Body::Ping(proto::Ping { number }),
             core::Control::Pong(number) => Body::Pong(proto::Pong { number }),
             core::Control::Goodbye(reason) => {
@@ -169,11 +187,11 @@ impl From<core::Goodbye> for proto::GoodbyeReason {
     }
 }
 
-/// A record of a batch: its length, then the entry.
-fn put_record(records: &mut BytesMut, entry: &proto::LoggedEntry) {
-    records.reserve(entry.encoded_len() + RECORD_LENGTH_BYTES_MAX);
+/// A record of a list: its length, then the message.
+fn put_record(records: &mut BytesMut, message: &impl Message) {
+    records.reserve(message.encoded_len() + RECORD_LENGTH_BYTES_MAX);
     // There is room: it was just made, and `BytesMut` makes more where it is not.
-    let _ = entry.encode_length_delimited(records);
+    let _ = message.encode_length_delimited(records);
 }
 
 fn logged(seq: Seq, entry: Entry) -> proto::LoggedEntry {

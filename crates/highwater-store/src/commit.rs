@@ -5,9 +5,9 @@ use highwater_core::fetch::ChunkSet;
 use highwater_core::{ContentHash, Key, NodeId, Seq, ShareName};
 
 use crate::rows::{
-    BITMAP_PART_WORDS, EntryRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart, PeerRow, ShareNumber,
-    ShareRow, StageRow, WantClass, WantRow, content_key, encode, entry_key, log_key, part_key,
-    peer_key, share_key, want_key,
+    BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart,
+    PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow, content_key, deep_key, encode,
+    entry_key, found_key, log_key, part_key, peer_key, share_key, want_key,
 };
 
 /// Changes to the store, gathered in memory. Nothing happens before
@@ -72,6 +72,21 @@ impl Commit {
         self.delete(want_key(share, class, key));
     }
 
+    /// Records how far a deep pass is.
+    pub fn put_deep(&mut self, share: ShareNumber, row: &DeepRow) {
+        self.put(deep_key(share), encode(row));
+    }
+
+    /// Records what a deep pass found under a key.
+    pub fn put_found(&mut self, share: ShareNumber, key: &Key, row: &FoundRow) {
+        self.put(found_key(share, key), encode(row));
+    }
+
+    /// Forgets what a deep pass found under a key.
+    pub fn delete_found(&mut self, share: ShareNumber, key: &Key) {
+        self.delete(found_key(share, key));
+    }
+
     /// Records a peer's checkpoints.
     pub fn put_peer(&mut self, share: ShareNumber, node: &NodeId, row: &PeerRow) {
         self.put(peer_key(share, node), encode(row));
@@ -79,7 +94,19 @@ impl Commit {
 
     /// Records a manifest.
     pub fn put_manifest(&mut self, share: ShareNumber, manifest: &Manifest) {
-        for (part, chunks) in manifest.chunks().chunks(MANIFEST_PART_CHUNKS).enumerate() {
+        self.put_manifest_parts(share, manifest, 0, usize::MAX);
+    }
+
+    /// Records up to `count` parts of a manifest, from the part `first` on.
+    pub(crate) fn put_manifest_parts(
+        &mut self,
+        share: ShareNumber,
+        manifest: &Manifest,
+        first: usize,
+        count: usize,
+    ) {
+        let parts = manifest.chunks().chunks(MANIFEST_PART_CHUNKS).enumerate();
+        for (part, chunks) in parts.skip(first).take(count) {
             let key = part_key(b'm', share, &manifest.content(), part);
             self.put(key, encode(&ManifestPart(chunks.to_vec())));
         }

@@ -13,11 +13,15 @@
 mod backend;
 pub mod commit;
 pub mod memory;
+mod nudge;
 pub mod rows;
 mod sled;
 pub mod store;
 
 pub use commit::Commit;
 pub use memory::{DiskFault, MemoryDisk, MemoryImage};
-pub use rows::{EntryRow, LogRow, PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow};
+pub use rows::{
+    DeepRow, EntryRow, FoundRow, LogRow, PeerRow, ShareNumber, ShareRow, StageRow, WantClass,
+    WantRow,
+};
 pub use store::{OpenError, Store, StoreError};

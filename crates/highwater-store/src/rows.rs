@@ -13,14 +13,17 @@
 //! | `m` share, content hash, part | up to [`MANIFEST_PART_CHUNKS`] chunks of a manifest |
 //! | `t` share, content hash | [`StageRow`] |
 //! | `u` share, content hash, part | [`BITMAP_PART_WORDS`] words of the staged set |
+//! | `d` share | [`DeepRow`] |
+//! | `f` share, ordered entry key | [`FoundRow`] |
 //!
 //! Values are postcard. They should stay below 7 KiB (see `sled.rs`), which is why manifests and
 //! bitmaps come in parts.
 
+use highwater_core::check::DamageCause;
 use highwater_core::content::Chunk;
 use highwater_core::{
-    Actor, Checkpoint, ContentHash, Entry, Epoch, Key, LogDigest, NodeId, PrefixState, Seq,
-    ShareName,
+    Actor, Checkpoint, ContentHash, Entry, EntryKind, Epoch, Key, LogDigest, NodeId, PrefixState,
+    Seq, ShareName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +92,40 @@ pub struct StageRow {
     pub acked: u64,
     /// The whole-content hash up to a point at or before `acked`.
     pub prefix: PrefixState,
+}
+
+/// How far a deep pass of the consistency checker has come.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeepRow {
+    /// The check that it is for.
+    pub check: [u8; 16],
+    /// The last key that was looked at.
+    pub after: Option<Key>,
+    /// Files read so far.
+    pub files: u64,
+    /// Bytes read so far.
+    pub bytes: u64,
+    /// Keys found to differ so far.
+    pub found: u64,
+    /// Whether everything was looked at.
+    pub done: bool,
+    /// Bytes a second that may be read; 0 for no limit.
+    pub rate: u64,
+}
+
+/// What a deep pass found under one key: something else than is on record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FoundRow {
+    /// How it differs.
+    pub cause: DamageCause,
+    /// Where the record stood in the log when it was compared; a later one is to be compared anew.
+    pub seq: Option<Seq>,
+    /// What stands there.
+    pub kind: Option<EntryKind>,
+    /// Its print, in the folder's own encoding.
+    pub print: Option<Vec<u8>>,
+    /// Where the first and the last differing byte can lie.
+    pub range: Option<(u64, u64)>,
 }
 
 /// A state that a peer has and this node has not applied.
@@ -161,6 +198,14 @@ pub(crate) fn want_key(share: ShareNumber, class: WantClass, key: &Key) -> Vec<u
     row
 }
 
+pub(crate) fn deep_key(share: ShareNumber) -> Vec<u8> {
+    in_share(b'd', share, &[])
+}
+
+pub(crate) fn found_key(share: ShareNumber, key: &Key) -> Vec<u8> {
+    in_share(b'f', share, &key.to_ordered_bytes())
+}
+
 pub(crate) fn peer_key(share: ShareNumber, node: &NodeId) -> Vec<u8> {
     in_share(b'p', share, node.as_bytes())
 }
@@ -181,7 +226,7 @@ pub(crate) fn part_key(
 }
 
 /// The kinds of rows that belong to a share, beside its [`ShareRow`].
-pub(crate) const SHARE_KINDS: [u8; 7] = *b"elwpmtu";
+pub(crate) const SHARE_KINDS: [u8; 9] = *b"elwpmtudf";
 
 /// One part of a stored manifest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -199,6 +244,8 @@ pub fn recode(kind: u8, value: &[u8]) -> Option<Vec<u8>> {
         b'm' => anew::<ManifestPart>(value),
         b't' => anew::<StageRow>(value),
         b'u' => anew::<Vec<u64>>(value),
+        b'd' => anew::<DeepRow>(value),
+        b'f' => anew::<FoundRow>(value),
         _ => None,
     }
 }

@@ -7,14 +7,18 @@
 //! - An interrupted snapshot leaves `snap.*.generating`, which the next open takes for the newest
 //!   snapshot and refuses. It is removed before opening.
 //! - Its background flusher logs errors and drops them. We flush ourselves and see them.
+//! - When one of its own threads fails to write, it notes the error and wakes nobody: a `flush()`
+//!   that waits for that write waits for ever. Whoever comes next finds the error and wakes all, so
+//!   while a flush takes long, [`nudge`](Nudger) comes by.
 //! - A leaf of more than 128 KiB goes to a separate file that is never synced. A leaf holds
 //!   16 values, so they should stay below 7 KiB; an entry with the longest key, the longest link
 //!   target and hundreds of actors can be larger, and that is not prevented.
 //! - Damage can panic instead of returning an error, so opening is wrapped.
+//! - It opens its files through links, and writes over what they lead to. Links are refused.
 //! - A damaged record ends the log: what stands behind it is gone, and no error says so. The store
 //!   is an older copy of itself then, which generations and digests are there to notice.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -22,6 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::backend::{Backend, Changes, DatabaseError, Rows};
+use crate::nudge::Nudger;
 
 /// Page cache of the database in bytes. The rows that are hot are few; the file system caches too.
 const CACHE_BYTES: u64 = 2 << 20;
@@ -34,12 +39,16 @@ const LOCK_RETRIES: u32 = 20;
 const LOCKED: &str = "could not acquire lock";
 const LOCK_RETRY_WAIT: Duration = Duration::from_millis(50);
 
+/// A row that comes and goes, to see whether a flush waits in vain. Nobody else has its key.
+const NUDGE_KEY: &[u8] = b"nudge";
+
 /// An ordered map of bytes whose commits are durable.
 #[derive(Debug)]
 pub(crate) struct Database {
     db: sled::Db,
     /// Our own descriptor of the database file, for `fdatasync`.
     file: File,
+    nudger: Nudger,
 }
 
 impl From<sled::Error> for DatabaseError {
@@ -54,6 +63,7 @@ impl From<sled::Error> for DatabaseError {
 impl Database {
     /// Opens or makes the database in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, DatabaseError> {
+        refuse_links(dir)?;
         remove_interrupted_snapshots(dir)?;
         let db = match open_patiently(dir) {
             Err(DatabaseError::Damaged(_)) if set_snapshots_aside(dir)? => open_patiently(dir)?,
@@ -62,7 +72,12 @@ impl Database {
         let file = File::open(dir.join("db"))?;
         file.sync_all()?;
         File::open(dir)?.sync_all()?;
-        Ok(Self { db, file })
+        let nudged = db.clone();
+        let nudger = Nudger::start(move || {
+            // An error is the same one that the flush returns, once it is awake.
+            let _ = nudged.insert(NUDGE_KEY, &[]).and_then(|_| nudged.remove(NUDGE_KEY));
+        })?;
+        Ok(Self { db, file, nudger })
     }
 }
 
@@ -94,7 +109,7 @@ impl Backend for Database {
     }
 
     fn sync(&self) -> Result<(), DatabaseError> {
-        self.db.flush()?;
+        self.nudger.during(|| self.db.flush())?;
         Ok(self.file.sync_data()?)
     }
 }
@@ -125,14 +140,30 @@ fn open_once(dir: &Path) -> Result<sled::Db, DatabaseError> {
     }
 }
 
+/// The directory itself may be a link: somebody keeps it on another disk. What is in it is ours.
+fn refuse_links(dir: &Path) -> io::Result<()> {
+    for file in files(dir)? {
+        if file.file_type()?.is_symlink() {
+            let path = file.path();
+            let why = format!("{} is a link, which is not followed; remove it", path.display());
+            return Err(io::Error::other(why));
+        }
+    }
+    Ok(())
+}
+
+/// What is in the directory; nothing when it is not there.
+fn files(dir: &Path) -> io::Result<Vec<DirEntry>> {
+    match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listing => listing?.collect(),
+    }
+}
+
 fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let listing = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        other => other?,
-    };
-    for file in listing {
-        let path = file?.path();
+    for file in files(dir)? {
+        let path = file.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         if name.is_some_and(|name| name.starts_with("snap.")) {
             found.push(path);

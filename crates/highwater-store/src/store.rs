@@ -10,18 +10,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use highwater_core::content::Manifest;
+use highwater_core::content::{CHUNKS_MAX, Manifest};
 use highwater_core::fetch::ChunkSet;
-use highwater_core::{ContentHash, Key, LogDigest, NodeId, Seq, ShareName};
+use highwater_core::{ChunkSizes, ContentHash, Key, LogDigest, NodeId, Seq, ShareName};
 use serde::de::DeserializeOwned;
 
 use crate::backend::{Backend, DatabaseError};
 use crate::commit::Commit;
 use crate::memory::MemoryDisk;
 use crate::rows::{
-    BITMAP_PART_WORDS, EntryRow, LogRow, ManifestPart, PeerRow, SHARE_KINDS, SHARES, ShareNumber,
-    ShareRow, StageRow, WantClass, WantRow, content_key, entry_key, in_share, log_key, part_key,
-    peer_key, share_key, want_key, want_prefix,
+    BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart,
+    PeerRow, SHARE_KINDS, SHARES, ShareNumber, ShareRow, StageRow, WantClass, WantRow, content_key,
+    deep_key, entry_key, found_key, in_share, log_key, part_key, peer_key, share_key, want_key,
+    want_prefix,
 };
 use crate::sled::Database;
 
@@ -30,6 +31,9 @@ const FORMAT: &[u8] = b"highwater store 1";
 const FORMAT_KEY: &[u8] = b"format";
 /// Rows of a dropped share that go in one commit.
 const DROP_ROWS_MAX: usize = 4096;
+/// Parts of a manifest that go in one commit: 300 KiB, for 8,192 chunks. The manifests of most
+/// contents are shorter and take one commit, which costs a sync.
+const MANIFEST_PARTS_A_COMMIT: usize = 128;
 
 /// Why the store did not open. What is on disk is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +155,26 @@ impl Store {
             progress.written
         };
         self.make_durable(number)
+    }
+
+    /// Records a manifest durably, ahead of the entry that needs it. A long one takes several
+    /// commits, or it would be in memory twice more. What a crash leaves of it has not the size of
+    /// its content, and [`Store::manifest`] takes it for none.
+    ///
+    /// # Errors
+    /// When the disk fails; the store accepts nothing more then.
+    pub fn record_manifest(
+        &self,
+        share: ShareNumber,
+        manifest: &Manifest,
+    ) -> Result<(), StoreError> {
+        let parts = manifest.chunks().len().div_ceil(MANIFEST_PART_CHUNKS);
+        for first in (0..parts).step_by(MANIFEST_PARTS_A_COMMIT) {
+            let mut commit = Commit::new();
+            commit.put_manifest_parts(share, manifest, first, MANIFEST_PARTS_A_COMMIT);
+            self.commit(commit)?;
+        }
+        Ok(())
     }
 
     /// Waits until commit `number` is durable, syncing for everybody who waits when nobody is.
@@ -275,6 +299,59 @@ impl Store {
         self.database.rows(&prefix, &prefix).map(|row| decode(&row?.1))
     }
 
+    /// The index rows from `from` on and before `before`, in key order.
+    pub fn entries_in(
+        &self,
+        share: ShareNumber,
+        from: Option<&Key>,
+        before: Option<&Key>,
+    ) -> impl Iterator<Item = Result<EntryRow, StoreError>> + use<> {
+        let prefix = in_share(b'e', share, &[]);
+        let from = from.map_or_else(|| prefix.clone(), |from| entry_key(share, from));
+        let before = before.map(|before| entry_key(share, before));
+        let rows = self.database.rows(&prefix, &from);
+        // An error ends the reading where it is passed on.
+        let within = rows.take_while(move |row| match (row, &before) {
+            (Ok((key, _)), Some(before)) => key < before,
+            _ => true,
+        });
+        within.map(|row| decode(&row?.1))
+    }
+
+    /// How far the latest deep pass of the checker has come.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn deep(&self, share: ShareNumber) -> Result<Option<DeepRow>, StoreError> {
+        self.row(&deep_key(share))
+    }
+
+    /// What the latest deep pass found under a key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn found(&self, share: ShareNumber, key: &Key) -> Result<Option<FoundRow>, StoreError> {
+        self.row(&found_key(share, key))
+    }
+
+    /// The keys behind `after` under which the latest deep pass found something, in order.
+    pub fn found_after(
+        &self,
+        share: ShareNumber,
+        after: Option<&Key>,
+    ) -> impl Iterator<Item = Result<Key, StoreError>> + use<> {
+        let prefix = in_share(b'f', share, &[]);
+        let from = match after {
+            Some(key) => [found_key(share, key), vec![0]].concat(),
+            None => prefix.clone(),
+        };
+        self.database.rows(&prefix, &from).map(|row| {
+            let (key, _) = row?;
+            let key = Key::from_ordered_bytes(key.get(5..).unwrap_or_default());
+            key.map_err(|error| StoreError::Damaged(error.to_string()))
+        })
+    }
+
     /// The log row at `seq`, unless compaction has removed it.
     ///
     /// # Errors
@@ -346,6 +423,18 @@ impl Store {
         Ok(self.row(&peer_key(share, node))?.unwrap_or_default())
     }
 
+    /// The peers that something is remembered of, listed now or not.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn peers(&self, share: ShareNumber) -> Result<Vec<NodeId>, StoreError> {
+        let prefix = in_share(b'p', share, &[]);
+        let node = |key: Vec<u8>| key.get(prefix.len()..)?.try_into().ok().map(NodeId::from_bytes);
+        let rows = self.database.rows(&prefix, &prefix);
+        let nodes = rows.map(|row| Ok(node(row?.0))).collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(nodes.into_iter().flatten().collect())
+    }
+
     /// The manifest of a content, if it was recorded whole.
     ///
     /// # Errors
@@ -357,7 +446,9 @@ impl Store {
         size: u64,
     ) -> Result<Option<Manifest>, StoreError> {
         let prefix = content_key(b'm', share, content);
-        let mut chunks = Vec::new();
+        // As one piece from the start: growing by and by, a long one would be there twice.
+        let expected = (size / ChunkSizes::for_content(size).average as u64).min(CHUNKS_MAX as u64);
+        let mut chunks = Vec::with_capacity(expected as usize);
         for row in self.database.rows(&prefix, &prefix) {
             let ManifestPart(part) = decode(&row?.1)?;
             chunks.extend(part);
@@ -459,6 +550,8 @@ fn content_in(key: &[u8]) -> Result<ContentHash, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use highwater_core::content::{Chunk, ChunkId};
+
     use super::*;
 
     const SHARE: ShareNumber = ShareNumber(1);
@@ -497,6 +590,26 @@ mod tests {
             let error = read(&Store::open(dir.path()).expect("opened"));
             assert!(matches!(error, Some(StoreError::Damaged(_))), "{damaged:?}: {error:?}");
         }
+    }
+
+    /// Each commit of it may be the last before a crash.
+    #[test]
+    fn a_manifest_that_is_recorded_in_part_is_none() {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let store = Store::open(dir.path()).expect("opened");
+        let parts = 2 * MANIFEST_PARTS_A_COMMIT + 1;
+        let chunk = Chunk { id: ChunkId::of(b"x"), length: 7 };
+        let manifest = Manifest::new(CONTENT, vec![chunk; parts * MANIFEST_PART_CHUNKS]);
+        let manifest = manifest.expect("a manifest");
+        let read = || store.manifest(SHARE, &CONTENT, manifest.size()).expect("readable");
+        for first in [0, MANIFEST_PARTS_A_COMMIT] {
+            let mut commit = Commit::new();
+            commit.put_manifest_parts(SHARE, &manifest, first, MANIFEST_PARTS_A_COMMIT);
+            store.commit(commit).expect("committed");
+            assert_eq!(read(), None, "after the parts from {first} on");
+        }
+        store.record_manifest(SHARE, &manifest).expect("recorded");
+        assert_eq!(read(), Some(manifest.clone()));
     }
 
     #[test]

@@ -92,6 +92,26 @@ fn a_damaged_store_says_where_it_lies_and_what_to_do_and_keeps_its_rows() {
     assert_eq!(found(&open(dir.path())), ([3].into(), 50));
 }
 
+/// The database opened its files through links, and wrote its own header over what they led to.
+#[test]
+fn a_link_in_the_place_of_a_file_is_refused_and_not_written_through() {
+    let (dir, elsewhere) = (dir(), dir());
+    fill(dir.path(), 1);
+    for name in ["db", "conf"] {
+        let (file, other) = (dir.path().join(name), elsewhere.path().join(name));
+        fs::write(&other, "yellow").expect("written");
+        let kept = fs::read(&file).expect("a file of the store");
+        fs::remove_file(&file).expect("removed");
+        std::os::unix::fs::symlink(&other, &file).expect("a link");
+        let refused = Store::open(dir.path()).expect_err(name).to_string();
+        assert!(refused.contains(name) && refused.contains("is a link"), "{refused}");
+        assert_eq!(fs::read(&other).expect("still there"), b"yellow", "{name}");
+        fs::remove_file(&file).expect("removed");
+        fs::write(&file, kept).expect("put back");
+    }
+    assert_eq!(found(&open(dir.path())), ([1].into(), 50));
+}
+
 #[test]
 fn a_log_that_ends_early_is_an_older_store_and_never_half_a_commit() {
     let whole = dir();

@@ -14,6 +14,7 @@
 
 mod api;
 mod changes;
+mod checks;
 mod figures;
 mod guard;
 mod metrics;

@@ -55,7 +55,7 @@ fn operation(route: &Route) -> Value {
         "security": security,
         "parameters": parameters(route),
         "responses": {
-            "200": {"description": route.about, "content": content(route)},
+            (route.status.to_string()): {"description": route.about, "content": content(route)},
             "default": {
                 "description": "Why it was not answered",
                 "content": {"application/problem+json": {"schema": reference("Problem")}},
@@ -67,8 +67,9 @@ fn operation(route: &Route) -> Value {
         operation["responses"]["503"] = failing;
     }
     if route.verb == Verb::Post {
-        operation["requestBody"] =
-            json!({"content": {"application/json": {"schema": {"type": "object"}}}});
+        let example: Value = serde_json::from_str(route.example).unwrap_or_default();
+        let body = json!({"schema": {"type": "object"}, "example": example});
+        operation["requestBody"] = json!({"content": {"application/json": body}});
     }
     operation
 }

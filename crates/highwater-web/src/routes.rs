@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, get, post};
 use highwater::tokens::Scope;
 
 use crate::App;
-use crate::{api, changes, metrics, openapi};
+use crate::{api, changes, checks, metrics, openapi};
 
 /// Who may ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,10 @@ pub(crate) struct Route {
     pub(crate) parameters: &'static [Parameter],
     /// The schema of its answer; empty where it is not JSON.
     pub(crate) answer: &'static str,
+    /// The status of its answer when all is well.
+    pub(crate) status: u16,
+    /// What may be posted.
+    pub(crate) example: &'static str,
     handler: fn() -> MethodRouter<App>,
 }
 
@@ -94,10 +98,17 @@ pub(crate) const ROUTES: [Route; 21] = [
     told("/api/v1/alerts", READ, "What fires, and what was resolved lately", "Alerts", || {
         get(api::alerts)
     }),
+    told("/api/v1/checks", READ, "The checks that are known", "Checks", || get(checks::list)),
+    Route {
+        verb: Verb::Post,
+        status: 202,
+        example: "{\"share\":\"docs\",\"deep\":false}",
+        ..told("/api/v1/checks", ADMIN, "Begins a check", "Check", || post(checks::begin))
+    },
+    told("/api/v1/checks/{id}", READ, "One check, with its differences", "Check", || {
+        get(checks::one)
+    }),
     later(Verb::Get, "/", READ),
-    later(Verb::Get, "/api/v1/checks", READ),
-    later(Verb::Post, "/api/v1/checks", ADMIN),
-    later(Verb::Get, "/api/v1/checks/{id}", READ),
     later(Verb::Get, "/api/v1/cluster/nodes", READ),
     later(Verb::Get, "/api/v1/cluster/status", READ),
     later(Verb::Get, "/api/v1/events", READ),
@@ -113,7 +124,17 @@ const fn told(
     answer: &'static str,
     handler: fn() -> MethodRouter<App>,
 ) -> Route {
-    Route { verb: Verb::Get, path, access, about, parameters: &[], answer, handler }
+    Route {
+        verb: Verb::Get,
+        path,
+        access,
+        about,
+        parameters: &[],
+        answer,
+        status: 200,
+        example: "{}",
+        handler,
+    }
 }
 
 /// A route that the contract names and this version does not have.
@@ -122,7 +143,7 @@ const fn later(verb: Verb, path: &'static str, access: Access) -> Route {
         Verb::Get => || get(api::later),
         Verb::Post => || post(api::later),
     };
-    Route { verb, path, access, about: "", parameters: &[], answer: "", handler }
+    Route { verb, ..told(path, access, "", "", handler) }
 }
 
 /// The whole API of `app`, without its guard.

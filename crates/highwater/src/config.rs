@@ -29,7 +29,7 @@ use toml::Spanned;
 
 pub use alerts::AlertsConfig;
 pub use endpoint::{Endpoint, Network};
-use file::{FileConfig, FilePeer, FileShare};
+use file::{FileCheck, FileConfig, FilePeer, FileShare};
 use source::Source;
 pub(crate) use value::check_host_port;
 
@@ -42,6 +42,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// When alerts fire, and where they are sent.
     pub alerts: AlertsConfig,
+    /// How the consistency checker works.
+    pub check: CheckConfig,
     /// The folders it shares.
     pub shares: Vec<ShareConfig>,
     /// The nodes it exchanges them with.
@@ -65,6 +67,38 @@ pub struct ListenConfig {
     /// For people and programs.
     pub http: SocketAddr,
 }
+
+/// How the consistency checker works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CheckConfig {
+    /// Bytes a second that a deep check reads on this node; 0 for no limit.
+    pub deep_rate: u64,
+    /// How often every byte of a share is read again in the background; `None` for never.
+    pub scrub_interval: Option<Duration>,
+    /// Bytes a second that this reads; 0 for no limit.
+    pub scrub_rate: u64,
+    /// Whether bit rot that it finds is mended from a peer.
+    pub heal: bool,
+}
+
+impl Default for CheckConfig {
+    fn default() -> Self {
+        Self {
+            deep_rate: DEEP_RATE_DEFAULT,
+            scrub_interval: Some(SCRUB_INTERVAL_DEFAULT),
+            scrub_rate: SCRUB_RATE_DEFAULT,
+            heal: true,
+        }
+    }
+}
+
+/// Faster than memory is read here: an operator who asks for a deep check waits for it, and a faster
+/// machine is left some room for others.
+const DEEP_RATE_DEFAULT: u64 = 8_000_000_000;
+/// Bit rot is found within a month, as disk arrays are checked.
+const SCRUB_INTERVAL_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A fraction of what a hard disk can read; a terabyte takes half a day.
+const SCRUB_RATE_DEFAULT: u64 = 20_000_000;
 
 /// One shared folder.
 #[derive(Clone, PartialEq, Debug)]
@@ -208,6 +242,7 @@ impl Config {
                 http: file.listen.http.map_or(HTTP_ADDR_DEFAULT, |addr| addr.0),
             },
             alerts: alerts::resolve(&source, &file.alerts)?,
+            check: resolve_check(&file.check),
             shares: resolve_each(&file.shares, |share| resolve_share(&source, share))?,
             peers: resolve_each(&file.peers, |peer| resolve_peer(&source, peer))?,
         };
@@ -262,13 +297,18 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
     let file = std::fs::File::open(path)
         .map_err(|e| fail(format!("cannot open the configuration: {e}")))?;
     let mut text = String::new();
-    file.take(CONFIG_BYTES_MAX + 1)
-        .read_to_string(&mut text)
-        .map_err(|e| fail(format!("cannot read the configuration: {e}")))?;
+    file.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| fail(unreadable(&e)))?;
     if text.len() as u64 > CONFIG_BYTES_MAX {
         return Err(fail(format!("a configuration has at most {CONFIG_BYTES_MAX} bytes")));
     }
     Ok(text)
+}
+
+fn unreadable(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        return "this is not UTF-8 text; write it anew, or restore it from a backup".to_owned();
+    }
+    format!("cannot read the configuration: {error}")
 }
 
 /// Whether two directories are the same or one lies in the other, symlinks resolved as far as
@@ -295,6 +335,17 @@ fn resolve_each<T, R>(
     resolve: impl Fn(&T) -> Result<R, ConfigError>,
 ) -> Result<Vec<R>, ConfigError> {
     tables.iter().map(resolve).collect()
+}
+
+fn resolve_check(check: &FileCheck) -> CheckConfig {
+    let defaults = CheckConfig::default();
+    let interval = check.scrub_interval.map(|wait| wait.0);
+    CheckConfig {
+        deep_rate: check.deep_rate.map_or(defaults.deep_rate, |rate| rate.0),
+        scrub_interval: interval.or(defaults.scrub_interval).filter(|wait| !wait.is_zero()),
+        scrub_rate: check.scrub_rate.map_or(defaults.scrub_rate, |rate| rate.0),
+        heal: check.heal.unwrap_or(defaults.heal),
+    }
 }
 
 fn resolve_share(source: &Source<'_>, share: &FileShare) -> Result<ShareConfig, ConfigError> {

@@ -55,6 +55,25 @@ pub enum Request {
         /// Of which share.
         share: ShareName,
     },
+    /// An item for each change of the [`CheckReport`](crate::check::report::CheckReport), without its
+    /// differences until the last.
+    Check {
+        /// Which share.
+        share: ShareName,
+        /// Against which peers; empty for all.
+        peers: Vec<String>,
+        /// Whether to read every byte again first.
+        deep: bool,
+        /// Whether files are to come from the disk rather than from the system's cache.
+        from_disk: bool,
+        /// What to do about differences.
+        repair: crate::check::report::Repair,
+    },
+    /// One item: [`ShareRoot`](crate::engine::ShareRoot).
+    Root {
+        /// Of which share.
+        share: ShareName,
+    },
     /// Reads the folders now.
     Rescan {
         /// Of this share only.

@@ -5,6 +5,7 @@
 //! is decided in the shares (`share.rs`); this only connects.
 
 mod ask;
+mod checks;
 mod links;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use highwater_net::{Net, NetConfig, NetEvent, PeerAddress};
 use highwater_store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::check::Checks;
 use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
@@ -25,6 +27,7 @@ use crate::lookout::{self, Lookout};
 use crate::report;
 use crate::serve::{Desk, Desks};
 use crate::share::{Command, Event, Share, Surroundings};
+pub use checks::ShareRoot;
 use links::{Links, Warnings};
 
 /// A running node. Clones are handles to the same one.
@@ -39,6 +42,7 @@ struct Inner {
     around: Surroundings,
     desks: Arc<Desks>,
     links: Links,
+    checks: Checks,
     warnings: Warnings,
     config: Mutex<Config>,
     lookout: Lookout,
@@ -112,6 +116,7 @@ impl Engine {
             changes: Arc::new(watch::Sender::default()),
         };
         let lookout = Lookout::new(home.clone());
+        let checks = Checks::new(home.checks_dir());
         let inner = Arc::new(Inner {
             home,
             node,
@@ -119,6 +124,7 @@ impl Engine {
             around,
             desks: Arc::default(),
             links: Links::default(),
+            checks,
             warnings: Warnings::default(),
             config: Mutex::new(config.clone()),
             lookout,
@@ -131,6 +137,8 @@ impl Engine {
         }
         tokio::spawn(listen(Arc::downgrade(&inner), events));
         tokio::spawn(keep_a_lookout(Arc::downgrade(&inner)));
+        inner.resume_checks();
+        tokio::spawn(checks::scrub(Arc::downgrade(&inner)));
         Ok(Engine(inner))
     }
 
@@ -195,6 +203,7 @@ impl Engine {
             let peers = listed_peers(&config, &share.name);
             match shares.get(&share.name) {
                 Some(running) => {
+                    running.counter.deep.set_rate_max(config.check.deep_rate);
                     // At once: the links that follow are announced to those who list their peer.
                     running.counter.set_peers(peers.clone());
                     let told = Event::Command(Command::SetPeers(peers));
@@ -294,6 +303,7 @@ impl Inner {
     ) -> Result<Share, EngineError> {
         let share = Share::start(config.clone(), peers, self.around.clone());
         let share = share.map_err(EngineError::Thread)?;
+        share.counter.deep.set_rate_max(self.config().check.deep_rate);
         let desk = Desk {
             counter: Arc::clone(&share.counter),
             events: share.events.downgrade(),

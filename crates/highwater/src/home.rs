@@ -5,6 +5,7 @@
 //! config.lock    held while the configuration is edited
 //! identity/      the key pair: whoever has it is this node
 //! store/         change logs, index, checkpoints
+//! checks/        reports of the consistency checker
 //! lock           held by the running daemon, with its process id inside
 //! control.sock   where the running daemon takes requests
 //! ```
@@ -19,7 +20,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 pub use highwater_net::{Identity, IdentityError};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 /// Where one node keeps what is its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,8 +55,14 @@ pub enum HomeError {
         /// Its process id, as it wrote it.
         pid: String,
     },
+    /// In the place of a lock stands a link: what it leads to would be written over.
+    #[error("{} is a link, which is not followed; remove it", path.display())]
+    Link {
+        /// Where the lock should be.
+        path: PathBuf,
+    },
     /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}; check the disk and the permissions", path.display())]
     Io {
         /// What was attempted.
         action: &'static str,
@@ -103,6 +111,11 @@ impl Home {
     }
 
     /// Change logs, index, checkpoints.
+    pub fn checks_dir(&self) -> PathBuf {
+        self.dir.join("checks")
+    }
+
+    /// Where the store lies.
     pub fn store_dir(&self) -> PathBuf {
         self.dir.join("store")
     }
@@ -135,7 +148,7 @@ impl Home {
         let mut file = self.open_lock_file("lock")?;
         if let Err(e) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             return Err(match e {
-                rustix::io::Errno::WOULDBLOCK => self.already_running(&mut file),
+                Errno::WOULDBLOCK => self.already_running(&mut file),
                 other => self.io("lock the home", other.into()),
             });
         }
@@ -179,14 +192,19 @@ impl Home {
     }
 
     fn open_lock_file(&self, name: &str) -> Result<File, HomeError> {
-        OpenOptions::new()
+        let path = self.dir.join(name);
+        let opened = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(self.dir.join(name))
-            .map_err(|e| self.io("open a lock file in", e))
+            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+            .open(&path);
+        opened.map_err(|e| match e.raw_os_error() {
+            Some(errno) if errno == Errno::LOOP.raw_os_error() => HomeError::Link { path },
+            _ => self.io("open a lock file in", e),
+        })
     }
 
     fn already_running(&self, file: &mut File) -> HomeError {
@@ -241,6 +259,20 @@ mod tests {
         fs::set_permissions(home.dir(), fs::Permissions::from_mode(0o755)).expect("opened up");
         home.create().expect("harmless");
         assert_eq!(fs::metadata(home.dir()).expect("there").mode() & 0o777, 0o700);
+    }
+
+    /// The process id was written over whatever the lock was made to lead to.
+    #[test]
+    fn a_link_in_the_place_of_the_lock_is_not_written_through() {
+        let (dir, home) = scratch();
+        home.create().expect("made");
+        fs::write(home.config_path(), "").expect("config");
+        let elsewhere = dir.path().join("song");
+        fs::write(&elsewhere, "yellow").expect("written");
+        std::os::unix::fs::symlink(&elsewhere, home.dir().join("lock")).expect("a link");
+        let refused = home.lock().expect_err("a link").to_string();
+        assert!(refused.contains("lock is a link"), "{refused}");
+        assert_eq!(fs::read(&elsewhere).expect("still there"), b"yellow");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `highwater-core` decides.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod config;
 pub mod config_edit;
 pub mod control;
@@ -17,6 +18,8 @@ mod share;
 pub mod simulation;
 pub mod tokens;
 
+pub use check::CheckSpec;
 pub use config::Config;
 pub use engine::{Engine, EngineError, StartError};
+pub use highwater_core::{NodeId, ShareName};
 pub use home::Home;

@@ -94,6 +94,35 @@ pub struct ShareStatus {
     pub problems: Vec<Problem>,
     /// The peers that this share is exchanged with.
     pub peers: Vec<PeerStatus>,
+    /// The latest check that this node led, and the latest that it made by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<LastChecks>,
+}
+
+/// The latest checks of a share.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LastChecks {
+    /// The one under way.
+    pub running: Option<CheckBrief>,
+    /// The latest that came to its end.
+    pub last: Option<CheckBrief>,
+    /// The latest in the background, in which every byte here was read again.
+    pub scrub: Option<CheckBrief>,
+}
+
+/// A check in a line.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CheckBrief {
+    /// Which: `GET /api/v1/checks/{id}` tells all of it.
+    pub id: String,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// Whether every byte was read again.
+    pub deep: bool,
+    /// `identical`, `pending`, `different`, `incomplete` or `unknown`.
+    pub outcome: String,
+    /// Keys that differed.
+    pub differences: u64,
 }
 
 /// What is still to come.
@@ -465,6 +494,12 @@ pub fn rfc3339(time: WallTime) -> String {
     format!("{stamp:.3}")
 }
 
+/// A time that was printed by [`rfc3339`]; `None` for other texts and for times before 1970.
+pub fn parse_rfc3339(text: &str) -> Option<WallTime> {
+    let stamp: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(stamp.as_millisecond()).ok().map(WallTime)
+}
+
 fn kind_name(kind: &EntryKind) -> &'static str {
     match kind {
         EntryKind::Tombstone => "tombstone",
@@ -475,20 +510,20 @@ fn kind_name(kind: &EntryKind) -> &'static str {
 }
 
 /// Values that are printed and parsed, where serde would show their insides.
-mod as_text {
+pub(crate) mod as_text {
     use std::fmt::Display;
     use std::str::FromStr;
 
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    pub(super) fn serialize<T: Display, S: Serializer>(
+    pub(crate) fn serialize<T: Display, S: Serializer>(
         value: &T,
         to: S,
     ) -> Result<S::Ok, S::Error> {
         to.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,
@@ -506,6 +541,9 @@ mod tests {
         assert_eq!(rfc3339(WallTime(0)), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(WallTime(1_795_425_707_123)), "2026-11-23T09:21:47.123Z");
         assert!(rfc3339(WallTime(u64::MAX)).starts_with("9999-12-30"));
+        let time = WallTime(1_795_425_707_123);
+        assert_eq!(parse_rfc3339(&rfc3339(time)), Some(time));
+        assert_eq!(parse_rfc3339("yesterday"), None);
     }
 
     #[test]

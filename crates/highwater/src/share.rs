@@ -10,14 +10,19 @@
 //! - `local.rs`: what scans found;
 //! - `peers.rs`, `outlet.rs`: logs of peers taken in, this log given out;
 //! - `plan.rs`, `apply.rs`: from what is wanted to what stands in the folder;
+//! - `loss.rs`: what becomes of a state that nobody has any more;
 //! - `open.rs`: the folder's marker, generations and leftovers of a crash;
+//! - `check.rs`, `heal.rs`: what the consistency checker asks, and what is damaged;
 //! - `snapshot.rs`: what people are told.
 
 pub(crate) mod actor;
 pub(crate) mod apply;
 pub(crate) mod catalogue;
+pub(crate) mod check;
+pub(crate) mod heal;
 pub(crate) mod life;
 pub(crate) mod local;
+pub(crate) mod loss;
 pub(crate) mod machine;
 pub(crate) mod open;
 pub(crate) mod outlet;
@@ -37,6 +42,7 @@ use highwater_folder::Root;
 use highwater_store::{ShareNumber, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::check::deep::DeepDesk;
 use crate::config::ShareConfig;
 use crate::counters::Counters;
 use crate::fetch::source::{LinkId, Source};
@@ -61,6 +67,8 @@ pub(crate) enum Event {
     Mismatch(ContentHash),
     /// A file was found changed while it was being sent.
     Suspect(highwater_core::Key),
+    /// A check wants to know something.
+    Check(check::CheckCall),
     /// Somebody asks for something.
     Command(Command),
 }
@@ -105,6 +113,8 @@ pub(crate) struct Share {
 #[derive(Debug, Default)]
 pub(crate) struct Counter {
     stock: Mutex<Option<Stock>>,
+    /// Where the share's bytes are read again for the checker.
+    pub(crate) deep: DeepDesk,
     peers: Mutex<BTreeMap<NodeId, String>>,
 }
 
@@ -123,6 +133,7 @@ impl Counter {
     }
 
     pub(crate) fn close(&self) {
+        self.deep.stop();
         *self.stock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -134,12 +145,14 @@ impl Counter {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(peer)
     }
 
+    /// What to read from, for this node itself.
+    pub(crate) fn stock(&self) -> Option<Stock> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What to read from, if this peer may.
     pub(crate) fn stock_for(&self, peer: &NodeId) -> Option<Stock> {
-        if !self.lists(peer) {
-            return None;
-        }
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stock().filter(|_| self.lists(peer))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the folder crate promises, tried on real directories.
 
+mod auditing;
 mod confinement;
 mod placing;
 mod reading;

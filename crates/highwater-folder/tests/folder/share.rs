@@ -109,7 +109,7 @@ impl Share {
                 Finding::Gone(key) => {
                     self.index.0.remove(key).expect("known");
                 }
-                Finding::Problem(_) => {}
+                Finding::Altered(_) | Finding::Problem(_) => {}
             }
         }
     }

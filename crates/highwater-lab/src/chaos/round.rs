@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::ChaosOptions;
 use super::audit::{self, Files, Round};
@@ -254,6 +254,7 @@ impl Run {
         self.demand_silence().with_context(|| format!("after {when}: L2"))?;
         self.demand_no_tears()?;
         self.audit(&tree).with_context(|| format!("after {when}"))?;
+        self.demand_same_verdict().with_context(|| format!("after {when}"))?;
         if let Some(breach) = self.seen.breaches().first() {
             bail!("after {when}: L6, {breach}");
         }
@@ -362,6 +363,19 @@ impl Run {
             Some(torn) => bail!("I3: {torn}"),
             None => Ok(()),
         }
+    }
+
+    /// The product's own checker must come to what the disks have shown: that all copies are the same.
+    fn demand_same_verdict(&self) -> Result<()> {
+        let node = &self.ground.nodes[0];
+        let output = node.try_run(&["check", SHARE, "--deep", "--json"])?;
+        ensure!(
+            output.status.success(),
+            "C2: the folders are equal, and highwater check says otherwise: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     /// Judges the round that ends with this tree on every node.

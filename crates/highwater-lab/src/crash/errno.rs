@@ -37,6 +37,10 @@ const CHANGES: u64 = 20;
 
 /// Calls that make something durable.
 const SYNCS: [&str; 4] = ["fsync", "fdatasync", "sync_file_range", "syncfs"];
+/// Those by which a commit becomes durable. The database calls `fsync` beside it, in the background,
+/// and drops what comes of it; no promise rests on that, and the kernel tells a failure to each
+/// descriptor, the one of the commits included.
+const COMMIT_SYNCS: [&str; 2] = ["fdatasync", "sync_file_range"];
 /// Calls that write or name something, and the errors that each is given in turn.
 const WRITES: [(&str, &[&str]); 6] = [
     ("pwrite64", &["ENOSPC", "EIO"]),
@@ -163,7 +167,7 @@ impl Errors {
         let outcome = self.watch(&tracer)?;
         let seen = tracer.seen()?;
         let of_store = seen.injected.iter().any(|call| call.contains("/store/"));
-        if SYNCS.contains(&injection.call) && of_store {
+        if COMMIT_SYNCS.contains(&injection.call) && of_store {
             self.demand_silence(before, injection)?;
         }
         tracer.detach()?;
@@ -174,6 +178,24 @@ impl Errors {
     fn told(&self) -> Result<Told> {
         let status = self.pair.peer_status()?;
         Ok(only_peer(&status).map(|peer| (peer.push.acked_seq, peer.pull.acked_seq)))
+    }
+
+    /// Changes something at the peer, and waits until the peer tells that its log went on.
+    fn change_at_peer(&mut self) -> Result<()> {
+        let head = self.peer_head()?;
+        let theirs = self.pair.peer_hand()?;
+        theirs.change(&mut self.pair.ledger, &mut self.dice, 1)?;
+        let began = Instant::now();
+        while self.peer_head()? <= head {
+            ensure!(began.elapsed() < PATIENCE, "the peer does not see its own change");
+            thread::sleep(WATCH_INTERVAL);
+        }
+        Ok(())
+    }
+
+    fn peer_head(&self) -> Result<u64> {
+        let status = self.pair.peer_status()?;
+        Ok(status.share(SHARE).context("the peer tells nothing of the share")?.head_seq)
     }
 
     /// Waits until the fault is overcome or reported.
@@ -198,6 +220,11 @@ impl Errors {
         }
     }
 
+    /// Whether the node answers that its store takes nothing. No answer at all is none.
+    fn is_stopped(&self) -> bool {
+        matches!(http::status(self.pair.victim_http(), "/health/ready"), Ok(503))
+    }
+
     fn is_reported(&self, status: &Status) -> bool {
         let share = status.share(SHARE);
         share.is_none_or(|share| share.state == "error" || !share.problems.is_empty())
@@ -206,12 +233,14 @@ impl Errors {
     /// A store that failed to sync says nothing more. Where every sync failed, it has said nothing
     /// at all since the beginning.
     fn demand_silence(&mut self, before: Told, injection: Injection) -> Result<()> {
-        let stopped = || http::get(self.pair.victim_http(), "/health/ready").is_err();
+        let stopped = || self.is_stopped();
         let began = Instant::now();
         while !stopped() {
             ensure!(began.elapsed() < PATIENCE, "the store failed to sync and says it is ready");
             thread::sleep(WATCH_INTERVAL);
         }
+        // What left before the store stopped has arrived, and is told, once the peer tells of this.
+        self.change_at_peer()?;
         let at_stop = self.told()?;
         if injection.when == When::From(1) {
             ensure!(
@@ -219,8 +248,7 @@ impl Errors {
                 "told {at_stop:?} while no sync worked, and {before:?} before"
             );
         }
-        let theirs = self.pair.peer_hand()?;
-        theirs.change(&mut self.pair.ledger, &mut self.dice, 1)?;
+        self.change_at_peer()?;
         let watched = Instant::now();
         while watched.elapsed() < SILENCE_WATCHED {
             let now = self.told()?;
@@ -240,8 +268,7 @@ impl Errors {
                 self.tally.count("overcome without a restart");
                 break;
             }
-            let needs_restart = http::get(self.pair.victim_http(), "/health/ready").is_err();
-            if needs_restart {
+            if self.is_stopped() {
                 self.tally.count("store stopped until a restart");
                 self.pair.victim().kill()?;
                 self.pair.victim().start()?;

@@ -94,6 +94,11 @@ impl Ledger {
         self.settled.keys()
     }
 
+    /// Whether somebody is changing a file in this directory.
+    pub fn is_changing_in(&self, dir: &Path) -> bool {
+        self.changes.keys().any(|path| path.parent() == Some(dir))
+    }
+
     /// The other node shows this: whatever is in it was told, and can no longer be taken back. How
     /// many loose changes that makes certain.
     pub fn witnessed_by(&mut self, tree: &Tree) -> u64 {

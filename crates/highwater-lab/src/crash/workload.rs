@@ -16,7 +16,7 @@ use crate::dice::Dice;
 
 /// Files that the folder holds, about: enough for every operation, few enough to be read often.
 const FILES_GOAL: usize = 48;
-/// Directories that the files lie in.
+/// Directories that new files go to.
 const DIRS: u64 = 6;
 /// Large enough to be staged and resumed rather than sent whole, with room for several records.
 const LARGE_BYTES_MIN: u64 = 6 << 20;
@@ -54,7 +54,8 @@ impl Hand {
                 0 => None,
                 count => files.get(usize::try_from(dice.below(count as u64)).unwrap_or(0)),
             };
-            match (picked, dice.below(10)) {
+            match (picked, dice.below(11)) {
+                (Some(path), 10) => self.rename_dir_of(ledger, path)?,
                 (Some(path), 0..=2) => self.write(ledger, path, &small_content(dice))?,
                 (Some(path), 3) => self.remove(ledger, path)?,
                 (Some(path), 4..=5) if many => self.remove(ledger, path)?,
@@ -115,6 +116,26 @@ impl Hand {
             .with_context(|| format!("renaming {} to {}", from.display(), to.display()))?;
         self.sync_parent(to)?;
         self.sync_parent(from)
+    }
+
+    /// Renames the directory of a file with all that is in it, if nobody is changing any of that.
+    fn rename_dir_of(&self, ledger: &mut Ledger, path: &Path) -> Result<()> {
+        let Some(from) = path.parent() else { return Ok(()) };
+        let mut names = (0..2 * DIRS).map(|number| PathBuf::from(format!("d{number}")));
+        let free = |to: &PathBuf| !self.folder.join(to).exists() && !ledger.is_changing_in(to);
+        let Some(to) = names.find(free) else { return Ok(()) };
+        if ledger.is_changing_in(from) {
+            return Ok(());
+        }
+        let inside = |path: &&PathBuf| path.parent() == Some(from);
+        let moved: Vec<PathBuf> = ledger.at_rest().filter(inside).cloned().collect();
+        for path in &moved {
+            let name = path.file_name().context("a file without a name")?;
+            ledger.rename(path, &to.join(name), self.keeping);
+        }
+        fs::rename(self.folder.join(from), self.folder.join(&to))
+            .with_context(|| format!("renaming {} to {}", from.display(), to.display()))?;
+        self.sync(&self.folder)
     }
 
     fn make_parent(&self, path: &Path) -> Result<()> {

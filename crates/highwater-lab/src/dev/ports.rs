@@ -8,17 +8,29 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 /// The state `LISTEN` in the kernel's table of sockets.
 const LISTENING: &str = "0A";
 
+/// A process that was killed holds its ports until the last of its threads is gone.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a port is tried meanwhile.
+const PORT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Fails unless all of these addresses can be listened on; the sentence names the first that cannot
 /// and who may have it.
 pub(super) fn demand_free(addrs: impl IntoIterator<Item = SocketAddr>) -> Result<()> {
+    let deadline = Instant::now() + PORT_PATIENCE;
     for addr in addrs {
-        if let Err(error) = TcpListener::bind(addr) {
+        while let Err(error) = TcpListener::bind(addr) {
+            if Instant::now() < deadline {
+                thread::sleep(PORT_INTERVAL);
+                continue;
+            }
             let port = addr.port();
             bail!(
                 "port {port} cannot be had ({error}): {}; stop that, or choose other ports with \

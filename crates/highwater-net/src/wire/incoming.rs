@@ -1,6 +1,7 @@
 //! Frames become messages here, or are refused with the name of the field and the rule it broke.
 
 use bytes::Bytes;
+use highwater_core::check::AskId;
 use highwater_core::chunk::{CHUNK_BYTES_MAX, SMALL_BYTES_MAX};
 use highwater_core::content::{CONTENT_BYTES_MAX, Chunk, ChunkId, ContentHash};
 use highwater_core::log::{Actor, LogDigest};
@@ -15,7 +16,7 @@ use highwater_core::{
 };
 use prost::Message;
 
-use super::{CHUNK_RECORD_BYTES, HASH_BYTES};
+use super::{CHUNK_RECORD_BYTES, HASH_BYTES, check};
 use crate::proto;
 
 /// A frame that breaks the protocol. Nothing of it was taken over.
@@ -47,6 +48,15 @@ pub(crate) fn control(frame: proto::ControlFrame) -> Result<Control, BadFrame> {
             checkpoint: checkpoint(required("ack.checkpoint", body.checkpoint)?)?,
         }),
         Body::Standing(body) => Control::Standing(standing(body)?),
+        Body::CheckAsk(body) => Control::CheckAsk {
+            id: AskId(body.id),
+            share: share(&body.share)?,
+            ask: check::ask(required("check_ask.ask", body.ask)?)?,
+        },
+        Body::CheckAnswer(body) => Control::CheckAnswer {
+            id: AskId(body.id),
+            answer: check::answer(required("check_answer.answer", body.answer)?)?,
+        },
         Body::Ping(body) => Control::Ping(body.number),
         Body::Pong(body) => Control::Pong(body.number),
         Body::Goodbye(reason) => Control::Goodbye(goodbye(reason)?),
@@ -114,7 +124,7 @@ fn batch(body: proto::Batch) -> Result<Batch, BadFrame> {
     Ok(Batch { share: share(&body.share)?, epoch, after, upto, digest, head, entries })
 }
 
-fn entry(logged: proto::LoggedEntry) -> Result<Entry, BadFrame> {
+pub(super) fn entry(logged: proto::LoggedEntry) -> Result<Entry, BadFrame> {
     Ok(Entry {
         key: Key::new(&logged.key)
             .map_err(|error| bad("entry.key", format!("refused: {error}")))?,
@@ -137,7 +147,7 @@ fn version(counters: &[proto::Counter]) -> Result<Version, BadFrame> {
     Ok(Version::from_counters(counters.iter().map(|c| (Actor(c.actor), Seq(c.seq)))))
 }
 
-fn kind(kind: proto::logged_entry::Kind) -> Result<EntryKind, BadFrame> {
+pub(super) fn kind(kind: proto::logged_entry::Kind) -> Result<EntryKind, BadFrame> {
     use proto::logged_entry::Kind;
     Ok(match kind {
         Kind::Tombstone(proto::Tombstone {}) => EntryKind::Tombstone,
@@ -322,11 +332,11 @@ fn is_unprintable(c: char) -> bool {
     c.is_control() || turns
 }
 
-fn position(field: &'static str, seq: u64) -> Result<Seq, BadFrame> {
+pub(super) fn position(field: &'static str, seq: u64) -> Result<Seq, BadFrame> {
     number(field, seq).map(Seq)
 }
 
-fn number(field: &'static str, number: u64) -> Result<u64, BadFrame> {
+pub(super) fn number(field: &'static str, number: u64) -> Result<u64, BadFrame> {
     ensure(field, "must be below 2^63", number <= NUMBER_MAX)?;
     Ok(number)
 }
@@ -335,18 +345,21 @@ fn hash(field: &'static str, bytes: &[u8]) -> Result<ContentHash, BadFrame> {
     exactly(field, bytes).map(ContentHash::from_bytes)
 }
 
-fn exactly<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], BadFrame> {
+pub(super) fn exactly<const N: usize>(
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<[u8; N], BadFrame> {
     bytes.try_into().map_err(|_| bad(field, format!("must have {N} bytes, has {}", bytes.len())))
 }
 
-fn required<T>(field: &'static str, value: Option<T>) -> Result<T, BadFrame> {
+pub(super) fn required<T>(field: &'static str, value: Option<T>) -> Result<T, BadFrame> {
     value.ok_or_else(|| bad(field, "is missing or unknown".to_owned()))
 }
 
-fn ensure(field: &'static str, rule: &'static str, holds: bool) -> Result<(), BadFrame> {
+pub(super) fn ensure(field: &'static str, rule: &'static str, holds: bool) -> Result<(), BadFrame> {
     if holds { Ok(()) } else { Err(bad(field, rule.to_owned())) }
 }
 
-fn bad(field: &'static str, rule: String) -> BadFrame {
+pub(super) fn bad(field: &'static str, rule: String) -> BadFrame {
     BadFrame { field, rule }
 }

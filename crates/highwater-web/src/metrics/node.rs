@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use highwater::report::{
-    AlertsReport, Counters, Health, LagRow, PeerStatus, ShareState, ShareStatus, Status,
-    TransferState,
+    AlertsReport, CheckBrief, Counters, Health, LagRow, PeerStatus, ShareState, ShareStatus,
+    Status, TransferState, parse_rfc3339,
 };
 
 use super::text::{Kind, Page};
@@ -156,6 +156,45 @@ fn transfers(page: &mut Page, status: &Status) {
     let rate: u64 = status.transfers.iter().map(|transfer| transfer.bytes_per_second).sum();
     let help = "The recent rate of all contents in flight.";
     page.single("highwater_transfer_bytes_per_second", Kind::Gauge, help, rate as f64);
+}
+
+/// The latest checks of each share, by who began them.
+pub(super) fn checks(page: &mut Page, status: &Status) {
+    let latest = |share: &ShareStatus| {
+        let checks = share.check.clone().unwrap_or_default();
+        [("check", checks.last), ("scrub", checks.scrub)]
+    };
+    let running = "highwater_check_running";
+    page.family(running, Kind::Gauge, "Whether a check of the share is under way.");
+    for share in &status.shares {
+        let runs = share.check.as_ref().is_some_and(|checks| checks.running.is_some());
+        page.sample(running, &[("share", share.name.as_str())], bit(runs));
+    }
+    type Figure = fn(&CheckBrief) -> Option<f64>;
+    let figures: [(&str, &str, Figure); 3] = [
+        ("highwater_check_differences", "Keys that differed in the latest check.", |check| {
+            Some(check.differences as f64)
+        }),
+        ("highwater_check_identical", "Whether the latest check found no difference.", |check| {
+            Some(bit(check.outcome == "identical"))
+        }),
+        (
+            "highwater_check_started_timestamp_seconds",
+            "When the latest check was begun, in seconds since 1970.",
+            |check| Some(parse_rfc3339(&check.started)?.0 as f64 / 1000.0),
+        ),
+    ];
+    for (name, help, figure) in figures {
+        page.family(name, Kind::Gauge, help);
+        for share in &status.shares {
+            for (origin, check) in latest(share) {
+                if let Some(value) = check.as_ref().and_then(figure) {
+                    let labels = [("share", share.name.as_str()), ("origin", origin)];
+                    page.sample(name, &labels, value);
+                }
+            }
+        }
+    }
 }
 
 pub(super) fn lags(page: &mut Page, lags: &[LagRow]) {

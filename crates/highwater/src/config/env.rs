@@ -1,6 +1,6 @@
 //! Variables `HIGHWATER_<SECTION>_<KEY>` that replace single values of the file.
 //!
-//! `[node]`, `[listen]` and `[alerts]` are there once; lists are separated by commas. A variable for `[[share]]` or `[[peer]]` sets the key in
+//! `[node]`, `[listen]`, `[alerts]` and `[check]` are there once; lists are separated by commas. A variable for `[[share]]` or `[[peer]]` sets the key in
 //! each of them, and makes the first one where the file has none, so that a container needs no
 //! file at all.
 
@@ -46,6 +46,10 @@ fn set(file: &mut FileConfig, name: &str, value: &str) -> Result<(), String> {
         "NODE_USER" => file.node.user = Some(value.to_owned()),
         "LISTEN_SYNC" => file.listen.sync = Some(parsed(value)?),
         "LISTEN_HTTP" => file.listen.http = Some(parsed(value)?),
+        "CHECK_DEEP_RATE" => file.check.deep_rate = Some(parsed(value)?),
+        "CHECK_SCRUB_INTERVAL" => file.check.scrub_interval = Some(parsed(value)?),
+        "CHECK_SCRUB_RATE" => file.check.scrub_rate = Some(parsed(value)?),
+        "CHECK_HEAL" => file.check.heal = Some(parsed(value)?),
         _ => {
             if let Some(key) = name.strip_prefix("ALERTS_") {
                 return set_alerts(&mut file.alerts, key, value);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ShareMode;
-use super::value::{Address, HostPort, Id, Size, Wait};
+use super::value::{Address, HostPort, Id, Rate, Size, Wait};
 use super::{Endpoint, Network};
 use highwater_core::alert::Rule;
 
@@ -21,6 +21,8 @@ pub(super) struct FileConfig {
     pub(super) listen: FileListen,
     #[serde(default)]
     pub(super) alerts: FileAlerts,
+    #[serde(default)]
+    pub(super) check: FileCheck,
     #[serde(default, rename = "share")]
     pub(super) shares: Vec<FileShare>,
     #[serde(default, rename = "peer")]
@@ -59,6 +61,15 @@ pub(super) struct FileAlerts {
     pub(super) alertmanager: Option<Endpoint>,
     pub(super) allow: Option<Vec<Network>>,
     pub(super) ca_file: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileCheck {
+    pub(super) deep_rate: Option<Rate>,
+    pub(super) scrub_interval: Option<Wait>,
+    pub(super) scrub_rate: Option<Rate>,
+    pub(super) heal: Option<bool>,
 }
 
 #[derive(Deserialize, Default, Debug)]

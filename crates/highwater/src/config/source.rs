@@ -25,7 +25,7 @@ impl Source<'_> {
 
     /// What the parser found wrong, as one sentence that names the key.
     pub(super) fn syntax_error(&self, error: &toml::de::Error) -> ConfigError {
-        let message = error.message().replace('\n', ", ");
+        let message = advised(error.message().replace('\n', ", "));
         let Some(span) = error.span() else { return self.error(0..0, message) };
         let key = self.key_at(span.start).filter(|key| !message.contains(&format!("`{key}`")));
         let message = key.map_or(message.clone(), |key| format!("{key}: {message}"));
@@ -38,13 +38,21 @@ impl Source<'_> {
         before.bytes().filter(|&b| b == b'\n').count() + 1
     }
 
-    /// The key of the assignment that `offset` lies in.
+    /// The key of the assignment that `offset` lies in, or the table whose heading it lies in.
     fn key_at(&self, offset: usize) -> Option<&str> {
         let start = self.text.get(..offset)?.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = self.text.get(start..)?.lines().next()?;
+        let line = self.text.get(start..)?.lines().next()?.trim();
+        if line.starts_with('[') {
+            return line.find(']').map(|end| line[..end].trim_start_matches('[').trim());
+        }
         let (key, _) = line.split_once('=')?;
         Some(key.trim())
     }
+}
+
+/// What the parser says, and what to do where its words leave that open.
+fn advised(message: String) -> String {
+    if message == "duplicate key" { format!("{message}; keep one of the two") } else { message }
 }
 
 /// A text that quotes what it refuses, without what would move the cursor of a terminal.

@@ -36,6 +36,39 @@ impl FromStr for Wait {
     }
 }
 
+/// A rate such as `"500KB/s"`, `"20MB/s"`, `"1GiB/s"`; `"unlimited"` is none. In bytes a second, 0 for
+/// no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Rate(pub(super) u64);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("{text:?} is not a rate; write \"20MB/s\" or \"unlimited\"");
+        if text == "unlimited" {
+            return Ok(Self(0));
+        }
+        let size = text.strip_suffix("/s").ok_or_else(refused)?;
+        let digits = size.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = size.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| refused())?;
+        let unit: u64 = match unit {
+            "B" => 1,
+            "KB" => 1000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(refused()),
+        };
+        let rate = number.checked_mul(unit).filter(|&rate| rate > 0 && rate < 1 << 50);
+        rate.map(Self).ok_or_else(refused)
+    }
+}
+
 /// No wait is longer than a year: what goes beyond is a slip of the unit, and would overflow timers.
 const WAIT_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
 
@@ -138,4 +171,4 @@ macro_rules! from_string {
     )*};
 }
 
-from_string!(Wait, Size, Address, HostPort, Id);
+from_string!(Wait, Size, Rate, Address, HostPort, Id);

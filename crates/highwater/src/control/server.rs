@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use highwater_core::id::ParseIdError;
 use highwater_core::{Seq, ShareName};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
@@ -17,6 +18,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 
 use super::{REQUEST_BYTES_MAX, Reply, Request};
+use crate::check::CheckSpec;
+use crate::check::report::{CheckReport, CheckState, Origin};
 use crate::config::{Config, ConfigError};
 use crate::engine::{Engine, EngineError};
 use crate::home::{Home, HomeError};
@@ -182,6 +185,14 @@ impl Session {
                 answer.item(&engine.conflicts(share.as_ref()).await?).await?;
             }
             Request::Alerts => answer.item(&engine.lookout().report()).await?,
+            Request::Check { share, peers, deep, from_disk, repair } => {
+                let peers = peers.iter().map(|peer| peer.parse()).collect::<Result<_, _>>();
+                let peers = peers.map_err(|e: ParseIdError| Ended::failed(e))?;
+                let origin = Origin::Operator;
+                let spec = CheckSpec { share, peers, deep, from_disk, repair, origin };
+                self.check(&spec, answer).await?;
+            }
+            Request::Root { share } => answer.item(&engine.root(&share).await?).await?,
             Request::Reload => reload(&self.home, engine).await.map_err(Ended::failed)?,
             Request::Confirm { share } => answer.item(&engine.confirm(&share).await?).await?,
             Request::Revert { share } => answer.item(&engine.revert(&share).await?).await?,
@@ -189,6 +200,21 @@ impl Session {
             Request::Stop => self.stop.notify_one(),
         }
         Ok(())
+    }
+
+    /// Tells how a check goes until its end. It goes on when nobody listens any more.
+    async fn check(&self, spec: &CheckSpec, answer: &mut Answer) -> Result<(), Ended> {
+        let mut told = self.engine.start_check(spec)?;
+        loop {
+            let report = told.borrow_and_update().clone();
+            if report.state != CheckState::Running {
+                return Ok(answer.item(&report).await?);
+            }
+            answer.item(&CheckReport { differences: Vec::new(), ..report }).await?;
+            let is_over = told.wait_for(|report| report.state != CheckState::Running);
+            // Either way there is something to tell.
+            let _ = tokio::time::timeout(FOLLOW_PAUSE, is_over).await;
+        }
     }
 
     async fn transfers(&self, follow: bool, answer: &mut Answer) -> Result<(), Ended> {

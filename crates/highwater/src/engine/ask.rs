@@ -31,7 +31,13 @@ impl Engine {
     }
 
     fn shares(&self) -> Vec<ShareStatus> {
-        self.0.desks.all().into_values().map(|desk| desk.snapshot.borrow().clone()).collect()
+        let desks = self.0.desks.all().into_iter();
+        let status = desks.map(|(share, desk)| {
+            let mut status = desk.snapshot.borrow().clone();
+            status.check = self.0.checks.brief(&share);
+            status
+        });
+        status.collect()
     }
 
     /// Up to `limit` rows of a share's change log behind `since`.

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use highwater_core::wire::{Content, Control, Goodbye};
+use highwater_core::wire::{Content, Control, Goodbye, Reply};
 use highwater_core::{NodeId, ShareName};
 use highwater_net::{Link, LinkHandle, WarningKind};
 use tokio::sync::mpsc;
 
 use super::Inner;
+use crate::check::talk::Talk;
 use crate::fetch::source::{LinkId, Source};
 use crate::report::Problem;
 use crate::serve::Service;
@@ -25,7 +26,15 @@ const TOLD_MAX: usize = 10;
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is needed to make a link known to a share.
-type LinksUp = BTreeMap<LinkId, (Arc<Source>, mpsc::Sender<Control>)>;
+type LinksUp = BTreeMap<LinkId, Up>;
+
+/// One link that is up.
+#[derive(Debug, Clone)]
+struct Up {
+    source: Arc<Source>,
+    control: mpsc::Sender<Control>,
+    talk: Arc<Talk>,
+}
 
 /// The links that are up.
 #[derive(Debug, Default)]
@@ -38,6 +47,13 @@ pub(super) struct Links {
 impl Links {
     fn next_id(&self) -> LinkId {
         LinkId(self.last.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The latest link to a peer, for the questions of checks.
+    pub(super) fn talk_with(&self, peer: &NodeId) -> Option<(Arc<Talk>, mpsc::Sender<Control>)> {
+        let up = self.up();
+        let link = up.values().rev().find(|up| up.source.peer == *peer)?;
+        Some((Arc::clone(&link.talk), link.control.clone()))
     }
 
     /// Whether the coming or going of a link to `peer` goes to the log: a peer that comes and goes
@@ -68,16 +84,19 @@ impl Inner {
         self.lookout.met(peer, hello.version.clone());
         let source =
             Source::new(self.links.next_id(), peer, content.clone(), Box::new(handle.clone()));
-        self.links.up().insert(source.id, (Arc::clone(&source), control.clone()));
+        let talk = Arc::new(Talk::default());
+        let up =
+            Up { source: Arc::clone(&source), control: control.clone(), talk: Arc::clone(&talk) };
+        self.links.up().insert(source.id, up);
         let service = Service::start(peer, Arc::clone(&self.desks), content);
         tokio::spawn(read_content(Arc::clone(self), Arc::clone(&source), content_in, service));
-        tokio::spawn(read_control(Arc::clone(self), source, handle, control, control_in));
+        tokio::spawn(read_control(Arc::clone(self), source, talk, handle, (control, control_in)));
     }
 
     /// Makes known every link that is up to every share that lists its peer.
     pub(super) async fn join_links(&self) {
         let up: Vec<_> = self.links.up().values().cloned().collect();
-        for (source, control) in up {
+        for Up { source, control, .. } in up {
             self.announce(&source, &control, false).await;
         }
     }
@@ -103,18 +122,22 @@ impl Inner {
 async fn read_control(
     engine: Arc<Inner>,
     source: Arc<Source>,
+    talk: Arc<Talk>,
     handle: LinkHandle,
-    control: mpsc::Sender<Control>,
-    mut control_in: mpsc::Receiver<Control>,
+    (control, mut control_in): (mpsc::Sender<Control>, mpsc::Receiver<Control>),
 ) {
     engine.announce(&source, &control, true).await;
+    let answers = control.downgrade();
     drop(control);
     while let Some(message) = control_in.recv().await {
+        let message = talk.heard(&engine.desks, source.peer, &answers, message);
+        let Some(message) = message else { continue };
         let Some(share) = share_of(&message).cloned() else { continue };
         let event = Event::Control(source.id, Box::new(message));
         engine.send(&share, &source.peer, event).await;
     }
     engine.links.up().remove(&source.id);
+    talk.ended();
     let reason = handle.closed().await;
     if engine.links.is_worth_telling(source.peer) {
         tracing::info!(peer = %source.peer, %reason, "disconnected");
@@ -135,7 +158,15 @@ async fn read_content(
 ) {
     while let Some(message) = content_in.recv().await {
         match message {
-            Content::Reply { id, reply } => source.router.deliver(id, reply),
+            Content::Reply { id, reply } => {
+                let is_long = matches!(reply, Reply::Bytes(_) | Reply::Manifest { .. });
+                source.router.deliver(id, reply);
+                // Whoever asked was just woken on this thread, and no other thread takes it over: a
+                // reader that goes on would queue all that has arrived, megabytes of it.
+                if is_long {
+                    tokio::task::yield_now().await;
+                }
+            }
             Content::Request { id, share, ask } => {
                 if service.asked(id, share, ask).is_err() {
                     source.line.close(Goodbye::Misbehaved);
@@ -161,7 +192,12 @@ fn share_of(message: &Control) -> Option<&ShareName> {
         Control::Batch(batch) => Some(&batch.share),
         Control::Ack(ack) => Some(&ack.share),
         Control::Standing(standing) => Some(&standing.share),
-        Control::Hello(_) | Control::Ping(_) | Control::Pong(_) | Control::Goodbye(_) => None,
+        Control::Hello(_)
+        | Control::CheckAsk { .. }
+        | Control::CheckAnswer { .. }
+        | Control::Ping(_)
+        | Control::Pong(_)
+        | Control::Goodbye(_) => None,
     }
 }
 

@@ -150,10 +150,13 @@ async fn ask_manifest(
     content: ContentHash,
     size: u64,
 ) -> Option<Manifest> {
-    let chunks_max = size.div_ceil(ChunkSizes::for_content(size).min as u64);
+    let sizes = ChunkSizes::for_content(size);
+    let chunks_max = size.div_ceil(sizes.min as u64);
     let (inbox, mut arrivals) = mpsc::unbounded_channel();
     let id = source.ask(&ground.share, Ask::Manifest(content), 0, &inbox).await?;
-    let mut chunks = Vec::new();
+    // Memory is taken as chunks come, but from the start it is as one piece: growing by and by, it
+    // would be there twice.
+    let mut chunks = Vec::with_capacity((size / sizes.average as u64) as usize);
     loop {
         match timeout(STALL, arrivals.recv()).await {
             Ok(Some(Arrival::Reply(_, Reply::Manifest { chunks: part, last }))) => {
@@ -246,12 +249,10 @@ impl Transfer<'_> {
         if !self.is_recorded() || !self.durable.is_empty() {
             return Ok(());
         }
-        let mut commit = Commit::new();
-        commit.put_manifest(self.ground.number, &self.manifest);
-        let (disk, slot) = (self.ground.clone(), Slot::partial(self.manifest.content()));
+        let (disk, manifest) = (self.ground.clone(), Arc::clone(&self.manifest));
         blocking(move || {
-            disk.root.stage().sync(&slot)?;
-            Ok(disk.store.commit(commit)?)
+            disk.root.stage().sync(&Slot::partial(manifest.content()))?;
+            Ok(disk.store.record_manifest(disk.number, &manifest)?)
         })
         .await
     }

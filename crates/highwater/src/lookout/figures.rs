@@ -6,7 +6,10 @@ use highwater_core::alert::{Measured, Rule};
 use highwater_core::{NodeId, Time};
 
 use super::{Seen, Way};
-use crate::report::{PeerStatus, ShareState, ShareStatus, Status, TransferState, VERSION};
+use crate::report::{
+    PeerStatus, ShareState, ShareStatus, Status, TransferState, VERSION, parse_rfc3339,
+};
+use crate::share::machine::wall_now;
 
 impl Seen {
     /// Every figure there is at `now`.
@@ -22,6 +25,7 @@ impl Seen {
         self.transfers(now, status, &mut figures);
         for share in &status.shares {
             of_share(share, &mut figures);
+            of_checks(share, &mut figures);
         }
         if let Some(free) = free_bytes {
             let cause = format!("{} MiB are free on the disk of the node's home", free >> 20);
@@ -114,6 +118,29 @@ fn of_share(share: &ShareStatus, figures: &mut Vec<Measured>) {
     if share.state == ShareState::Error {
         let why = share.problems.first().map_or("it gives no reason", |first| &first.message);
         figures.push(figure(Rule::ShareStopped, name, 1.0, format!("{name} is stopped: {why}")));
+    }
+}
+
+/// What the checker has found, and when it last looked. A share that was never checked is new, or
+/// its owner has switched the scrub off.
+fn of_checks(share: &ShareStatus, figures: &mut Vec<Measured>) {
+    let name = share.name.as_str();
+    let rotten = share.problems.iter().filter(|problem| problem.kind == "corrupt").count();
+    let cause = format!("{rotten} contents of {name} are not what they were");
+    figures.push(figure(Rule::BitRot, name, rotten as f64, cause));
+    let Some(checks) = &share.check else { return };
+    if let Some(last) = &checks.last {
+        let failed = last.outcome == "different";
+        let differences = if failed { last.differences.max(1) } else { 0 };
+        let cause =
+            format!("the last check of {name}, {}, found {differences} differences", last.id);
+        figures.push(figure(Rule::CheckFailed, name, differences as f64, cause));
+    }
+    let started = [&checks.last, &checks.scrub].into_iter().flatten();
+    if let Some(latest) = started.filter_map(|check| parse_rfc3339(&check.started)).max() {
+        let age = wall_now().0.saturating_sub(latest.0) / 1000;
+        let cause = format!("{name} was last checked {} days ago", age / 86_400);
+        figures.push(figure(Rule::CheckOverdue, name, age as f64, cause));
     }
 }
 

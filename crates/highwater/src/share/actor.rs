@@ -15,6 +15,7 @@ use highwater_store::StoreError;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use super::heal::{Damaged, Healings};
 use super::local::Gone;
 use super::outside::{Folder, Hands, Outside};
 use super::peers::Peers;
@@ -82,6 +83,9 @@ pub(crate) struct Open {
     pub(crate) scanning_whole: bool,
     /// What was put in place since the running scan began: it may have seen what stood there before.
     pub(crate) placed_meanwhile: BTreeSet<Key>,
+    /// Files that are not what is on record, though nobody edited them.
+    pub(crate) damaged: BTreeMap<Key, Damaged>,
+    pub(crate) healings: Healings,
     /// Contents that were verified lately.
     pub(crate) verified: BTreeMap<ContentHash, Instant>,
     pub(crate) hints: mpsc::Receiver<Hint>,
@@ -255,6 +259,8 @@ impl Actor {
             }
             Event::Control(link, message) => self.heard(link, *message),
             Event::Mismatch(content) => self.verify_content(content),
+            Event::Check(call) => self.check_called(call),
+            Event::Suspect(key) if self.is_known_damage(&key) => Ok(()),
             Event::Suspect(key) => {
                 self.want_scan(Scope::Paths([key].into()));
                 Ok(())

@@ -129,7 +129,13 @@ impl Open {
         if *mode == crate::config::ShareMode::ReceiveOnly && self.local_changes.contains_key(&key) {
             return Ok(self.set_local_aside(key, want, staged, after));
         }
-        let Some(expect) = expectation(row.as_ref()) else {
+        let healing = match &row {
+            Some(row) if self.healings.has(&key) => {
+                self.make_room_for_healing(&key, &row.entry.kind)
+            }
+            _ => None,
+        };
+        let Some(expect) = healing.or_else(|| expectation(row.as_ref())) else {
             self.discard_fresh(staged.as_ref());
             after.look_at.insert(key.clone());
             self.work.defer(key, SOON);
@@ -296,6 +302,7 @@ impl Open {
                     applied += 1;
                 }
                 Placed::LocallyChanged => {
+                    self.stop_healing(&key)?;
                     let wait = self.work.setback(&key);
                     self.try_again(step, wait, after);
                 }
@@ -325,6 +332,7 @@ impl Open {
         let key = &step.want.entry.key;
         after.rules_changed |= key.as_str() == highwater_folder::ignore::IGNORE_FILE;
         self.work.placed(key);
+        self.healed(key, &step.want.entry.kind);
         self.place_problems.remove(key.as_str());
         self.local_changes.remove(key);
         self.receive_only.remove(key.as_str());

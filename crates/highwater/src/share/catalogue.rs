@@ -65,6 +65,11 @@ impl Catalogue {
         self.shelves().corrupt.insert(content);
     }
 
+    /// The file holds it again.
+    pub(crate) fn mark_sound(&self, content: &ContentHash) {
+        self.shelves().corrupt.remove(content);
+    }
+
     pub(crate) fn is_corrupt(&self, content: &ContentHash) -> bool {
         self.shelves().corrupt.contains(content)
     }
@@ -83,8 +88,19 @@ impl Catalogue {
         share: ShareNumber,
         content: &ContentHash,
     ) -> Result<Option<EntryRow>, StoreError> {
+        self.find_row(store, share, content, |_| true)
+    }
+
+    /// An index row that holds this content and fits, as far as the newest few tell.
+    pub(crate) fn find_row(
+        &self,
+        store: &Store,
+        share: ShareNumber,
+        content: &ContentHash,
+        fits: impl Fn(&EntryRow) -> bool,
+    ) -> Result<Option<EntryRow>, StoreError> {
         self.row_of(store, share, short(content.as_bytes()), |row| {
-            row.entry.kind.content().is_some_and(|(found, _)| found == *content)
+            row.entry.kind.content().is_some_and(|(found, _)| found == *content) && fits(row)
         })
     }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use highwater_core::NodeId;
 use highwater_folder::Scope;
-use highwater_store::PeerRow;
 use tokio::sync::mpsc;
 
 use super::actor::{Actor, Open};
@@ -49,7 +48,7 @@ impl Actor {
         let mut opened = opened.map_err(|e| e.to_string())?;
         if opened.replica.history != History::Continuous {
             // What peers learned from the lost history they did not send back.
-            self.peers.keys().for_each(|peer| opened.replica.put_peer(peer, PeerRow::default()));
+            opened.replica.forget_peers().map_err(|e| e.to_string())?;
         }
         let open = self.assemble(opened).map_err(|e| format!("no thread: {e}"))?;
         self.open = Some(open);
@@ -77,6 +76,8 @@ impl Actor {
             scanning: None,
             scanning_whole: false,
             placed_meanwhile: BTreeSet::new(),
+            damaged: BTreeMap::new(),
+            healings: super::heal::Healings::default(),
             verified: BTreeMap::new(),
             hints: mpsc::channel(HINTS_MAX).1,
             blind: true,

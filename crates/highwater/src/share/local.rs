@@ -143,8 +143,13 @@ impl Actor {
                 continue;
             }
             match finding {
+                Finding::Altered(seen) => {
+                    self.gone.keys.remove(&seen.key);
+                    open.altered(seen);
+                }
                 Finding::Changed(seen) => {
                     self.gone.keys.remove(&seen.key);
+                    open.not_damaged(&seen.key);
                     if seen.key.as_str() == IGNORE_FILE {
                         self.rules_changed = true;
                     }
@@ -159,6 +164,7 @@ impl Actor {
                 }
                 Finding::Touched { key, print } => {
                     self.gone.keys.remove(&key);
+                    open.not_damaged(&key);
                     if let Some(row) = open.replica.entry(&key)? {
                         open.replica.touched(&row, &print)?;
                     }
@@ -179,9 +185,8 @@ impl Actor {
         gone: Vec<Key>,
         outcome: Result<(), ScanError>,
     ) -> Result<(), StoreError> {
-        if let Some(open) = &mut self.open {
-            open.scanning = None;
-        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        open.scanning = None;
         match outcome {
             Ok(()) => {}
             Err(ScanError::Stopped) => return Ok(()),
@@ -382,17 +387,13 @@ impl Actor {
         let Some(open) = &mut self.open else { return Ok(()) };
         let row = open.replica.entry(key)?;
         let recorded = row.and_then(|row| super::replica::decode_print(row.print.as_deref()));
+        let holds = matches!(found, Some((_, true)));
+        if open.read_back(key, content, holds)? {
+            return self.flush();
+        }
         match found {
             Some((_, true)) => {}
-            Some((print, false)) if recorded == Some(print) => {
-                open.replica.catalogue().mark_corrupt(content);
-                let message = "its bytes are not what was recorded, and nobody edited it: the disk \
-                               may be failing; restore it from a peer or a backup";
-                note(
-                    &mut open.standing_problems,
-                    Problem::at(key, ProblemKind::Unreadable, message),
-                );
-            }
+            Some((print, false)) if recorded == Some(print) => open.rotted(key, content, print),
             _ => self.want_scan(Scope::Paths([key.clone()].into())),
         }
         Ok(())
@@ -440,7 +441,7 @@ impl Open {
     /// there, and what the scan saw is not what stands there now.
     fn outdated(&self, finding: &Finding) -> Option<Key> {
         let (key, seen) = match finding {
-            Finding::Changed(seen) => (&seen.key, seen.print),
+            Finding::Changed(seen) | Finding::Altered(seen) => (&seen.key, seen.print),
             Finding::Touched { key, print } => (key, *print),
             Finding::Gone(_) | Finding::Problem(_) => return None,
         };

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::outside::{Folder, Hands, Outside};
 use super::replica::Replica;
-use super::scanner::{self, SCAN_EVENTS_MAX};
+use super::scanner::{self, Index, SCAN_EVENTS_MAX};
 use super::{Counter, Stock, Surroundings};
 use crate::config::ShareConfig;
 use crate::fetch::source::Source;
@@ -128,11 +128,13 @@ impl Outside for Machine {
         let (root, number) = (self.root()?, replica.number());
         let (reads, read_jobs) = std_mpsc::channel();
         let (found, scan_events) = mpsc::channel(SCAN_EVENTS_MAX);
-        let (read_root, store) = (Arc::clone(&root), Arc::clone(&self.around.store));
+        let read_root = Arc::clone(&root);
+        let (store, catalogue) = (Arc::clone(&self.around.store), Arc::clone(replica.catalogue()));
+        let index = Index { store, share: number, catalogue };
         let counters = Arc::clone(&self.around.counters);
-        let scanner = std::thread::Builder::new().name("scan".into()).spawn(move || {
-            scanner::run(&read_root, &read_jobs, &store, number, &counters, &found)
-        })?;
+        let scanner = std::thread::Builder::new()
+            .name("scan".into())
+            .spawn(move || scanner::run(&read_root, &read_jobs, &index, &counters, &found))?;
         self.scanner = Some(scanner);
         let (jobs, fetch_jobs) = mpsc::channel(JOBS_MAX);
         let (report, outcomes) = mpsc::channel(OUTCOMES_MAX);

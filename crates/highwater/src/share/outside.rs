@@ -100,6 +100,10 @@ pub(crate) trait Folder: Debug + Send + Sync {
         aside: &Key,
         print: &StatPrint,
     ) -> io::Result<Option<StatPrint>>;
+    /// Gives the damaged file under `key` a second name, out of the way.
+    fn keep_aside(&self, key: &Key, print: &StatPrint) -> io::Result<Option<(String, StatPrint)>>;
+    /// Removes what was kept aside under this name.
+    fn drop_aside(&self, name: &str) -> io::Result<()>;
     /// Makes staged files durable.
     fn settle_files(&self, slots: &[Slot]) -> Result<(), SettleError>;
     /// Makes durable what the directories of these keys hold.
@@ -156,6 +160,14 @@ impl Folder for Root {
         print: &StatPrint,
     ) -> io::Result<Option<StatPrint>> {
         Root::link_aside(self, key, aside, print)
+    }
+
+    fn keep_aside(&self, key: &Key, print: &StatPrint) -> io::Result<Option<(String, StatPrint)>> {
+        Root::keep_aside(self, key, print)
+    }
+
+    fn drop_aside(&self, name: &str) -> io::Result<()> {
+        Root::drop_aside(self, name)
     }
 
     fn settle_files(&self, slots: &[Slot]) -> Result<(), SettleError> {

@@ -7,7 +7,7 @@ use highwater_core::intake::{self, Standing as LogStanding, advance, resume_at};
 use highwater_core::log::Checkpoint;
 use highwater_core::wire::{Ack, Batch, Control, Goodbye, Offer, Standing};
 use highwater_core::{NodeId, Seq};
-use highwater_store::{PeerRow, StoreError};
+use highwater_store::StoreError;
 use tokio::sync::mpsc;
 
 use super::actor::Actor;
@@ -35,7 +35,7 @@ pub(crate) struct Peer {
 pub(crate) struct Theirs {
     pub(crate) pulled: Checkpoint,
     pub(crate) head: Seq,
-    actor: highwater_core::Actor,
+    pub(super) actor: highwater_core::Actor,
     /// `None` until it has said.
     pub(crate) needed: Option<u64>,
 }
@@ -245,18 +245,12 @@ impl Actor {
 
     /// Begins another history, and with every peer from the start of both logs: what a peer learned
     /// from this node it did not send back, and this node has lost it.
-    fn begin_anew(&mut self) -> Result<(), StoreError> {
+    pub(super) fn begin_anew(&mut self) -> Result<(), StoreError> {
         self.withdraw_from_all();
         self.early_offers.clear();
         let Some(open) = &mut self.open else { return Ok(()) };
-        let replica = &mut open.replica;
-        let (epoch, mut known) = (replica.epoch(), Seq::ZERO);
-        for peer in self.peers.keys() {
-            let pushed = replica.peer(peer)?.pushed.filter(|pushed| pushed.epoch == epoch);
-            known = known.max(pushed.map_or(Seq::ZERO, |pushed| pushed.seq));
-            replica.put_peer(peer, PeerRow::default());
-        }
-        replica.take_new_epoch(self.outside.new_epoch(), known)?;
+        let known = open.replica.forget_peers()?;
+        open.replica.take_new_epoch(self.outside.new_epoch(), known)?;
         self.offer_to_all()
     }
 

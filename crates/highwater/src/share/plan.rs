@@ -8,13 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use highwater_core::merge::is_conflict_key;
 use highwater_core::{ContentHash, Key};
 use highwater_store::{StoreError, WantClass};
 
 use super::actor::{Actor, Open};
-use super::local::FolderPolicy;
-use crate::config::ShareMode;
+use super::loss::Asked;
 use crate::fetch::copy::Copy;
 use crate::fetch::{FetchError, Fetched, Job, Staged};
 
@@ -24,11 +22,6 @@ pub(crate) const ACTIVE_MAX: usize = 4096;
 const TOMBSTONES_MAX: usize = 512;
 /// Copies that go to the copying task together.
 const COPIES_MAX: usize = 256;
-/// How often every connected peer is asked, every [`LATER`], before a content is given up.
-const IN_VAIN_MAX: u32 = 8;
-/// What people are told of a state whose content is gone.
-const LOST_CONTENT: &str = "a peer announced this, and no peer has its content any more: it was \
-    replaced or lost before it was sent; what stood here before stays, write it anew to settle it";
 /// When to try again what could not be done now.
 pub(crate) const SOON: Duration = Duration::from_millis(50);
 pub(crate) const LATER: Duration = Duration::from_secs(5);
@@ -41,7 +34,8 @@ pub(crate) struct Work {
     /// Keys waiting for their content.
     active: BTreeMap<Key, ContentHash>,
     waiting: BTreeMap<ContentHash, BTreeSet<Key>>,
-    /// Contents being copied within the share.
+    /// Contents being copied within the share: each key that waits for one of them has a copy of
+    /// its own under way.
     copying: BTreeSet<ContentHash>,
     /// Contents that a copy within the share failed for: they are fetched.
     not_here: BTreeSet<ContentHash>,
@@ -51,12 +45,14 @@ pub(crate) struct Work {
     /// What could not be done, and when it is tried again.
     deferred: BTreeMap<Key, Instant>,
     /// Those of the deferred that no connected peer has the content of.
-    unavailable: BTreeSet<Key>,
+    pub(super) unavailable: BTreeSet<Key>,
     /// What cannot be had: every peer is connected, and none has had the content for a while. Held,
     /// and asked for again when somebody connects.
-    unattainable: BTreeSet<Key>,
+    pub(super) unattainable: BTreeSet<Key>,
     /// How often every peer was asked for it in vain.
-    in_vain: BTreeMap<Key, u32>,
+    pub(super) in_vain: BTreeMap<Key, u32>,
+    /// Something was given up that nobody has: the logs of all peers are to be read anew.
+    pub(super) has_lost: bool,
     /// How often in a row something else than expected stood where a key was to be put.
     setbacks: BTreeMap<Key, u32>,
     /// There is more in the store than is at work.
@@ -84,6 +80,7 @@ impl Work {
             unavailable: BTreeSet::new(),
             unattainable: BTreeSet::new(),
             in_vain: BTreeMap::new(),
+            has_lost: false,
             setbacks: BTreeMap::new(),
             more: true,
             full_until: None,
@@ -133,21 +130,6 @@ impl Work {
         self.setbacks.remove(key);
     }
 
-    /// Every peer was asked, and none has it now. Whether that is to be believed: a file that is
-    /// just being written is not sent either.
-    fn asked_in_vain(&mut self, key: &Key) -> bool {
-        let times = self.in_vain.entry(key.clone()).or_default();
-        *times = times.saturating_add(1);
-        *times >= IN_VAIN_MAX
-    }
-
-    fn ask_again(&mut self) {
-        let now = self.now;
-        for key in std::mem::take(&mut self.unavailable) {
-            self.deferred.insert(key, now);
-        }
-    }
-
     /// A content is in place: whoever waits to copy it need not wait longer.
     pub(crate) fn came(&mut self, content: &ContentHash) {
         self.not_here.remove(content);
@@ -165,11 +147,27 @@ impl Work {
     }
 
     /// Content will come for this key.
-    fn wait_for(&mut self, key: Key, content: ContentHash) -> bool {
-        let first = !self.waiting.contains_key(&content);
+    fn wait_for(&mut self, key: Key, content: ContentHash) {
         self.waiting.entry(content).or_default().insert(key.clone());
         self.active.insert(key, content);
-        first
+    }
+
+    /// A content came for the first of the keys that wait for it. Those that have no copy of their
+    /// own under way wait no longer: they are copied from the first, once that is in place.
+    fn first_waiting(&mut self, content: &ContentHash) -> Option<Key> {
+        let keys = self.waiting.get_mut(content)?;
+        let first = keys.pop_first()?;
+        self.active.remove(&first);
+        if keys.is_empty() || !self.copying.contains(content) {
+            let others = std::mem::take(keys);
+            self.waiting.remove(content);
+            self.copying.remove(content);
+            for key in others {
+                self.active.remove(&key);
+                self.defer(key, SOON);
+            }
+        }
+        Some(first)
     }
 
     /// The key's state was superseded: whatever was under way for it is not wanted for it.
@@ -230,15 +228,14 @@ impl Actor {
     pub(crate) fn fetched(&mut self, outcomes: Vec<Fetched>) -> Result<(), StoreError> {
         let Some(open) = &mut self.open else { return Ok(()) };
         self.dirty = true;
-        let linked = |peer| self.links.get(peer).is_some_and(|link| link.theirs.is_some());
-        let all_asked = self.peers.keys().all(linked);
+        let asked = Asked::of(&self.peers, &self.links);
         for outcome in outcomes {
             match outcome {
-                Fetched::Staged(staged) => open.staged(staged)?,
-                Fetched::Failed { content, why } => open.not_staged(content, &why, all_asked)?,
+                Fetched::Staged(staged) => open.staged(staged),
+                Fetched::Failed { content, why } => open.not_staged(content, &why, &asked)?,
             }
         }
-        Ok(())
+        self.read_anew_after_a_loss()
     }
 }
 
@@ -250,20 +247,30 @@ impl Open {
             return Ok(());
         };
         let row = self.replica.entry(&key)?;
-        if row.is_some_and(|row| row.entry.kind.content() == Some((content, size))) {
+        let stands = row.is_some_and(|row| row.entry.kind.content() == Some((content, size)));
+        if stands && !self.healings.has(&key) {
             self.work.ready.insert(key, None);
             return Ok(());
         }
-        if !self.work.wait_for(key.clone(), content) {
-            return Ok(());
-        }
-        match self.local_copy(content, size)? {
+        let is_copied = self.work.copying.contains(&content);
+        let is_fetched = !is_copied && self.work.waiting.contains_key(&content);
+        // A damaged file is no source of itself.
+        let is_elsewhere = |copy: &Copy| !is_fetched && copy.from.as_ref() != Some(&key);
+        match self.local_copy(content, size)?.filter(is_elsewhere) {
+            // A copy for each key, all at once: thousands of files may be equal.
             Some(copy) => {
                 self.work.copying.insert(content);
                 copies.push(copy);
             }
-            None => self.work.jobs.push(Job::Fetch { content, size, key }),
+            None if is_fetched => {}
+            // It stood here until a moment ago. What comes of the copies decides.
+            None if is_copied => {
+                self.work.defer(key, SOON);
+                return Ok(());
+            }
+            None => self.work.jobs.push(Job::Fetch { content, size, key: key.clone() }),
         }
+        self.work.wait_for(key, content);
         Ok(())
     }
 
@@ -358,14 +365,8 @@ impl Open {
         Ok(())
     }
 
-    fn staged(&mut self, staged: Staged) -> Result<(), StoreError> {
-        let content = staged.content;
-        self.work.copying.remove(&content);
-        let mut keys = self.work.waiting.remove(&content).unwrap_or_default();
-        for key in &keys {
-            self.work.active.remove(key);
-        }
-        match keys.pop_first() {
+    fn staged(&mut self, staged: Staged) {
+        match self.work.first_waiting(&staged.content) {
             Some(first) => {
                 self.work.ready.insert(first, Some(staged));
             }
@@ -373,20 +374,19 @@ impl Open {
             None if staged.slot.is_partial() => {}
             None => self.discard(&staged),
         }
-        // The others are copied from the first, once that is in place.
-        for key in keys {
-            self.work.defer(key, SOON);
-        }
-        Ok(())
     }
 
     fn not_staged(
         &mut self,
         content: ContentHash,
         why: &FetchError,
-        all_asked: bool,
+        asked: &Asked,
     ) -> Result<(), StoreError> {
-        self.work.copying.remove(&content);
+        let was_copied = self.work.copying.remove(&content);
+        // The last copies of a content that is fetched by now: the first that failed said so.
+        if matches!(why, FetchError::SourceChanged) && !was_copied {
+            return Ok(());
+        }
         let keys = self.work.waiting.remove(&content).unwrap_or_default();
         let (wait, kind) = match why {
             FetchError::SourceChanged => {
@@ -412,10 +412,7 @@ impl Open {
                     self.work.defer(key, Duration::ZERO);
                     continue;
                 }
-                FetchError::Unavailable if all_asked && self.work.asked_in_vain(&key) => {
-                    self.give_up(key)?;
-                    continue;
-                }
+                FetchError::Unavailable if self.is_out_of_reach(&key, asked)? => continue,
                 FetchError::Unavailable => drop(self.work.unavailable.insert(key.clone())),
                 _ => {}
             }
@@ -428,28 +425,6 @@ impl Open {
         let (store, number) = (self.replica.store(), self.replica.number());
         Ok(!self.work.not_here.contains(content)
             && self.replica.catalogue().find(store, number, content)?.is_some())
-    }
-
-    /// Waits no longer for what no peer has. A conflict copy that nobody has is of a state that was
-    /// knowingly replaced before the copy was made; anything else is a loss that people must hear of.
-    fn give_up(&mut self, key: Key) -> Result<(), StoreError> {
-        if !is_conflict_key(&key) {
-            self.cannot_place(&key, "lost_content", LOST_CONTENT.to_owned());
-        }
-        self.replica.hold(&key)?;
-        self.work.unattainable.insert(key);
-        Ok(())
-    }
-
-    /// There is another peer to ask: what nobody had is asked for again at once.
-    pub(crate) fn ask_again(&mut self, mode: ShareMode) -> Result<(), StoreError> {
-        self.work.ask_again();
-        let policy = FolderPolicy { rules: &self.rules, mode };
-        for key in std::mem::take(&mut self.work.unattainable) {
-            self.replica.want_again(&key, &policy)?;
-            self.work.defer(key, Duration::ZERO);
-        }
-        Ok(())
     }
 
     /// A slot that nobody needs any more.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use highwater_core::fingerprint::{Blocks, KeyRange, StateDigest};
 use highwater_core::log::{Actor, Checkpoint};
 use highwater_core::merge::{Merge, Side, conflict_copy, conflict_key, merge};
 use highwater_core::observe::Observer;
@@ -25,6 +26,9 @@ mod rows;
 use super::catalogue::Catalogue;
 use super::open::{OpenError, raise_generation};
 use super::outside::Folder;
+
+/// Lost states that are told of. So many have one cause, and that is not looked for in a list.
+const LOST_MAX: usize = 1000;
 
 /// What an entry may not be taken in for.
 pub(crate) trait Policy {
@@ -79,9 +83,15 @@ pub(crate) struct Replica {
     head: Seq,
     digest: LogDigest,
     totals: Totals,
+    /// The fingerprints of what is in the index, with all that is pending.
+    blocks: Blocks,
+    /// A key in each block that has grown too large.
+    grown: BTreeSet<Key>,
     wanted: Wanted,
     /// Entries whose stamp lay in the future when they came, told to people.
     ahead: BTreeMap<Key, Hlc>,
+    /// Stamps of states that nobody has any more, told to people.
+    lost: BTreeMap<Key, Hlc>,
     /// Whether the current history was begun by this very process.
     begun_here: bool,
     pub(crate) history: History,
@@ -121,8 +131,11 @@ impl Replica {
             head,
             digest,
             totals: Totals::default(),
+            blocks: Blocks::default(),
+            grown: BTreeSet::new(),
             wanted: Wanted::default(),
             ahead: BTreeMap::new(),
+            lost: BTreeMap::new(),
             begun_here: false,
             history,
             wall,
@@ -140,7 +153,10 @@ impl Replica {
     fn take_stock(&mut self) -> Result<(), StoreError> {
         for row in self.store.entries(self.number(), None) {
             let row = row?;
-            self.count(&row.entry, 1);
+            self.tally(&row.entry, 1);
+            if row.entry.kind.is_live() {
+                self.blocks.push(&row.entry.key, &StateDigest::of(&row.entry.key, &row.entry.kind));
+            }
             if let Some((content, _)) = row.entry.kind.content() {
                 self.catalogue.add(&content, row.seq);
             }
@@ -226,6 +242,11 @@ impl Replica {
         suspects.map(|(key, stamp)| (key, *stamp))
     }
 
+    /// The keys whose latest state is lost, as long as nothing later stands there.
+    pub(crate) fn lost_states(&self) -> impl Iterator<Item = &Key> {
+        self.lost.keys()
+    }
+
     /// Whether an entry includes a change of this node that this node has not made: its store was
     /// restored from an older copy, or somebody lies. Another history is safe in both cases.
     pub(crate) fn is_outlived_by(&self, entry: &Entry) -> bool {
@@ -247,7 +268,60 @@ impl Replica {
     pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
         self.touched.clear();
         self.touched_wants.clear();
-        self.store.commit(std::mem::take(&mut self.pending))
+        self.store.commit(std::mem::take(&mut self.pending))?;
+        self.divide_grown()
+    }
+
+    /// Divides the blocks of fingerprints that have grown too large. Their entries are read again,
+    /// which proves the sums.
+    fn divide_grown(&mut self) -> Result<(), StoreError> {
+        while let Some(key) = self.grown.pop_first() {
+            self.prove(self.blocks.range_of(&key))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the entries of a block, and divides it by them. Whether its sum was right. Only while
+    /// nothing is pending.
+    fn prove(&mut self, range: KeyRange) -> Result<bool, StoreError> {
+        let entries = self.digests_in(&range).collect::<Result<Vec<_>, _>>()?;
+        let digests = entries.iter().map(|(key, digest)| (key, *digest));
+        let sound = self.blocks.divide(range, digests);
+        if !sound {
+            tracing::warn!(share = %self.name, "a fingerprint of the index was wrong and is set right");
+        }
+        Ok(sound)
+    }
+
+    /// Proves the block that begins with `from`, or the first: whether its fingerprint was right, and
+    /// where the next begins.
+    pub(crate) fn prove_block(
+        &mut self,
+        from: Option<&Key>,
+    ) -> Result<(bool, Option<Key>), StoreError> {
+        let range = self.blocks.range_from(from);
+        let next = range.before.clone();
+        Ok((self.prove(range)?, next))
+    }
+
+    /// The live entries of a range with their digests, in order, as the store has them.
+    pub(crate) fn digests_in(
+        &self,
+        range: &KeyRange,
+    ) -> impl Iterator<Item = Result<(Key, StateDigest), StoreError>> + use<> {
+        let KeyRange { from, before } = range;
+        let rows = self.store.entries_in(self.number(), from.as_ref(), before.as_ref());
+        let live = rows.filter(|row| row.as_ref().map_or(true, |row| row.entry.kind.is_live()));
+        live.map(|row| {
+            let entry = row?.entry;
+            let digest = StateDigest::of(&entry.key, &entry.kind);
+            Ok((entry.key, digest))
+        })
+    }
+
+    /// The fingerprints of the index.
+    pub(crate) fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// Whether something about an entry is decided and not durable.
@@ -487,15 +561,14 @@ impl Replica {
     ) -> Result<(), StoreError> {
         let want = self.want(&theirs.key)?;
         let copy = match merge(want.as_ref().map(|(_, w)| &w.entry), &theirs) {
-            // What was given up because nobody had it: somebody has it now.
-            Merge::Known
-                if learned_from.is_some()
-                    && want.as_ref().is_some_and(|(_, w)| w.entry == theirs) =>
-            {
-                self.new_wants.push(theirs.key.clone());
-                return self.want_again(&theirs.key, policy);
+            Merge::Known => {
+                if let (Some((class, want)), Some(from)) = (want, learned_from)
+                    && want.entry == theirs
+                {
+                    self.claimed(class, theirs, from, policy);
+                }
+                return Ok(());
             }
-            Merge::Known => return Ok(()),
             Merge::Take => None,
             Merge::Both(both) if both.winner == Side::Ours => {
                 return self.take_in_copy(both.copy, policy);
@@ -507,6 +580,16 @@ impl Replica {
         }
         self.against_index(theirs, learned_from, policy)?;
         self.take_in_copy(copy, policy)
+    }
+
+    /// A peer says that it has exactly what is wanted. It may have been given up because nobody had
+    /// it, and its other claimants may have lost it.
+    fn claimed(&mut self, class: WantClass, want: Entry, from: Actor, policy: &dyn Policy) {
+        self.unwant(class, &want);
+        match class {
+            WantClass::Held => self.put_incoming(want, Some(from), policy),
+            _ => self.record_want(class, want, Some(from)),
+        }
     }
 
     fn take_in_copy(&mut self, copy: Option<Entry>, policy: &dyn Policy) -> Result<(), StoreError> {
@@ -598,6 +681,17 @@ impl Replica {
         Ok(())
     }
 
+    /// A state that nobody has any more is not wanted any longer, and told to people.
+    pub(crate) fn give_up(&mut self, key: &Key) -> Result<(), StoreError> {
+        if let Some((class, want)) = self.want(key)? {
+            self.unwant(class, &want.entry);
+            if self.lost.len() < LOST_MAX {
+                self.lost.insert(want.entry.key, want.entry.stamp);
+            }
+        }
+        Ok(())
+    }
+
     /// Wants again what was held, unless policy holds it.
     pub(crate) fn want_again(&mut self, key: &Key, policy: &dyn Policy) -> Result<(), StoreError> {
         if let Some((WantClass::Held, want)) = self.want(key)?
@@ -621,6 +715,20 @@ impl Replica {
     pub(crate) fn put_peer(&mut self, node: &NodeId, row: PeerRow) {
         self.peers.insert(*node, row);
         self.pending.put_peer(self.number(), node, &row);
+    }
+
+    /// Forgets how far this node is in the logs of all peers, those that are not listed now
+    /// included, and how far they are in this one. The last position that one of them was sure to
+    /// have.
+    pub(crate) fn forget_peers(&mut self) -> Result<Seq, StoreError> {
+        self.flush()?;
+        let (epoch, mut known) = (self.epoch(), Seq::ZERO);
+        for peer in self.store.peers(self.number())? {
+            let pushed = self.peer(&peer)?.pushed.filter(|pushed| pushed.epoch == epoch);
+            known = known.max(pushed.map_or(Seq::ZERO, |pushed| pushed.seq));
+            self.put_peer(&peer, PeerRow::default());
+        }
+        Ok(known)
     }
 
     /// The checkpoint that a peer holds who has taken in everything.
@@ -670,7 +778,7 @@ impl Policy for NoPolicy {
 }
 
 /// The print in the encoding that the store keeps.
-fn encode_print(print: &StatPrint) -> Option<Vec<u8>> {
+pub(crate) fn encode_print(print: &StatPrint) -> Option<Vec<u8>> {
     postcard::to_allocvec(print).ok()
 }
 

@@ -9,12 +9,13 @@ use std::sync::mpsc as std_mpsc;
 
 use highwater_core::{ContentHash, Key};
 use highwater_folder::{
-    Finding, IgnoreRules, Known, KnownEntry, Root, ScanError, ScanProgress, Scope, SettleError,
-    StatPrint, hash_content, scan,
+    Finding, IgnoreRules, Known, KnownEntry, Observation, Root, ScanError, ScanProgress, Scope,
+    SettleError, StatPrint, hash_content, scan,
 };
 use highwater_store::{EntryRow, ShareNumber, Store};
 use tokio::sync::mpsc;
 
+use super::catalogue::Catalogue;
 use super::replica::decode_print;
 use crate::counters::Counters;
 
@@ -60,6 +61,43 @@ pub(crate) struct ScanJob {
 pub(crate) struct Index {
     pub(crate) store: Arc<Store>,
     pub(crate) share: ShareNumber,
+    pub(crate) catalogue: Arc<Catalogue>,
+}
+
+impl Index {
+    /// What of the findings a power cut could take back: what is new with its name, and what is a new
+    /// name alone. What was only touched may be another file with the same bytes, or a directory that
+    /// was made anew.
+    pub(crate) fn undurable<'a>(
+        &self,
+        found: &'a [Finding],
+    ) -> (BTreeSet<&'a Key>, BTreeSet<&'a Key>) {
+        let (mut new, mut names) = (BTreeSet::new(), BTreeSet::new());
+        for finding in found {
+            match finding {
+                Finding::Changed(seen) if self.is_on_record(seen) => names.insert(&seen.key),
+                Finding::Changed(Observation { key, .. }) | Finding::Touched { key, .. } => {
+                    new.insert(key)
+                }
+                // What was altered behind its facts is not recorded, so nothing need be durable.
+                Finding::Altered(_) | Finding::Gone(_) | Finding::Problem(_) => false,
+            };
+        }
+        (new, names)
+    }
+
+    /// Whether this very file is on record under another name, in this very state: a directory above
+    /// it was renamed. Its bytes and metadata were made durable before that was recorded, and any
+    /// change since would have moved its change time, or its content; only its name is new. A file
+    /// that was itself renamed has another change time and counts as changed.
+    fn is_on_record(&self, seen: &Observation) -> bool {
+        let Some((content, _)) = seen.kind.content() else { return false };
+        let same = |row: &EntryRow| {
+            row.entry.kind == seen.kind && decode_print(row.print.as_deref()) == Some(seen.print)
+        };
+        // What cannot be read counts as unknown.
+        matches!(self.catalogue.find_row(&self.store, self.share, &content, same), Ok(Some(_)))
+    }
 }
 
 impl Known for Index {
@@ -82,16 +120,14 @@ fn known(row: EntryRow) -> Option<KnownEntry> {
 pub(crate) fn run(
     root: &Root,
     jobs: &std_mpsc::Receiver<ReadJob>,
-    store: &Arc<Store>,
-    share: ShareNumber,
+    index: &Index,
     counters: &Counters,
     events: &mpsc::Sender<ScanEvent>,
 ) {
     while let Ok(job) = jobs.recv() {
         let told = match job {
             ReadJob::Scan(job) => {
-                let index = Index { store: Arc::clone(store), share };
-                let done = make_scan(root, &job, &index, events);
+                let done = make_scan(root, &job, index, events);
                 counters.files_hashed.add(job.progress.files_hashed.load(Ordering::Relaxed));
                 events.blocking_send(done)
             }
@@ -113,7 +149,7 @@ fn make_scan(
     events: &mpsc::Sender<ScanEvent>,
 ) -> ScanEvent {
     let (mut found, mut gone) = (Vec::new(), Vec::new());
-    let pass_on = |found: Vec<Finding>| events.blocking_send(settled(root, found));
+    let pass_on = |found: Vec<Finding>| events.blocking_send(settled(root, index, found));
     let mut sink = |finding| {
         match finding {
             Finding::Gone(key) => gone.push(key),
@@ -132,22 +168,16 @@ fn make_scan(
         // The share is ending when it takes no more.
         let _ = pass_on(found);
     }
-    if let Err(error) = root.settle_found(&gone.iter().collect()) {
+    if let Err(error) = root.settle_found(&BTreeSet::new(), &gone.iter().collect()) {
         return ScanEvent::NotDurable(error);
     }
     ScanEvent::Done { whole: job.scope == Scope::Whole, gone, outcome: outcome.map(drop) }
 }
 
-/// The findings, with what they tell of made durable. What was only touched may be another file with
-/// the same bytes, or a directory that was made anew.
-fn settled(root: &Root, found: Vec<Finding>) -> ScanEvent {
-    let changed = found.iter().filter_map(|finding| match finding {
-        Finding::Changed(seen) => Some(&seen.key),
-        Finding::Touched { key, .. } => Some(key),
-        Finding::Gone(_) | Finding::Problem(_) => None,
-    });
-    let changed: BTreeSet<&Key> = changed.collect();
-    match root.settle_found(&changed) {
+/// The findings, with what they tell of made durable.
+fn settled(root: &Root, index: &Index, found: Vec<Finding>) -> ScanEvent {
+    let (new, names) = index.undurable(&found);
+    match root.settle_found(&new, &names) {
         Ok(()) => ScanEvent::Found(found),
         Err(error) => ScanEvent::NotDurable(error),
     }

@@ -24,6 +24,7 @@ pub(crate) fn blank(config: &ShareConfig) -> ShareStatus {
         conflicts: 0,
         problems: Vec::new(),
         peers: Vec::new(),
+        check: None,
     }
 }
 
@@ -75,6 +76,11 @@ impl Actor {
         problems.extend(open.scan_problems.values().map(of_folder));
         problems.extend(open.receive_only.values().cloned());
         problems.extend(open.place_problems.values().cloned());
+        problems.extend(open.replica.lost_states().map(|key| Problem {
+            path: key.to_string(),
+            kind: "lost_content".to_owned(),
+            message: super::loss::LOST.to_owned(),
+        }));
         let wall = self.outside.wall();
         problems.extend(open.replica.ahead_of(wall).map(|(key, stamp)| Problem {
             path: key.to_string(),

@@ -24,6 +24,8 @@ use crate::share::scanner::{ReadJob, ScanEvent};
 /// The ends of the share's hands that the simulation holds, and what it needs to play them.
 #[derive(Debug)]
 pub(super) struct Crew {
+    /// Which crew of its node's life it is. What one crew has under way, the next knows nothing of.
+    pub(super) shift: u64,
     pub(super) reads: std_mpsc::Receiver<ReadJob>,
     pub(super) jobs: mpsc::Receiver<Job>,
     pub(super) sources: watch::Receiver<Vec<Arc<Source>>>,
@@ -43,6 +45,8 @@ pub(super) struct Played {
     pub(super) folder: PlayedFolder,
     pub(super) chance: Arc<Mutex<Chance>>,
     pub(super) crew: Arc<Mutex<Option<Crew>>>,
+    /// How many crews were hired.
+    pub(super) shifts: u64,
 }
 
 impl Played {
@@ -109,7 +113,9 @@ impl Outside for Played {
         let (found, scan_events) = mpsc::channel(1);
         let (jobs, fetch_jobs) = mpsc::channel(JOBS_MAX);
         let (report, outcomes) = mpsc::channel(1);
+        self.shifts += 1;
         let crew = Crew {
+            shift: self.shifts,
             reads: read_jobs,
             jobs: fetch_jobs,
             sources,

@@ -110,6 +110,15 @@ impl Folder for PlayedFolder {
         place(&mut self.disk(), placement, wall)
     }
 
+    /// Bit rot is not played.
+    fn keep_aside(&self, _: &Key, _: &StatPrint) -> io::Result<Option<(String, StatPrint)>> {
+        Ok(None)
+    }
+
+    fn drop_aside(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
     fn link_aside(
         &self,
         key: &Key,

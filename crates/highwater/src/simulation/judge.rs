@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
+use highwater_core::fingerprint::{Fingerprint, StateDigest};
 use highwater_core::{ContentHash, EntryKind, Key};
+use highwater_store::EntryRow;
 
 use super::disk::{Disk, Thing};
 use super::node::Node;
@@ -183,7 +185,14 @@ fn judge_index(number: usize, node: &Node) -> Option<String> {
         Err(error) => return Some(format!("node {number}: its index cannot be read: {error}")),
     };
     let live = rows.into_iter().filter(|row| row.entry.kind.is_live());
-    let index: BTreeMap<Key, EntryKind> = live.map(|r| (r.entry.key, r.entry.kind)).collect();
+    let live: Vec<EntryRow> = live.collect();
+    let mut sum = Fingerprint::default();
+    live.iter().for_each(|row| sum.add(&StateDigest::of(&row.entry.key, &row.entry.kind)));
+    if node.fingerprint().is_some_and(|told| told != sum) {
+        return Some(format!("C1: node {number}: its fingerprint is not that of its entries"));
+    }
+    let live = live.into_iter().map(|row| (row.entry.key, row.entry.kind));
+    let index: BTreeMap<Key, EntryKind> = live.collect();
     let tree = node.tree();
     let keys: BTreeSet<&Key> = index.keys().chain(tree.keys()).collect();
     let key = keys.into_iter().find(|key| index.get(key) != tree.get(key))?;

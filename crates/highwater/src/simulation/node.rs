@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use highwater_core::fingerprint::Fingerprint;
 use highwater_core::{ContentHash, Key, NodeId, ShareName};
 use highwater_store::{EntryRow, MemoryDisk, MemoryImage, Store, StoreError};
 use tokio::sync::{mpsc, watch};
@@ -88,6 +89,7 @@ impl Node {
             folder: self.folder.clone(),
             chance: Arc::clone(&self.chance),
             crew: Arc::default(),
+            shifts: 0,
         };
         let config = self.config();
         let counter = Arc::new(Counter::default());
@@ -127,6 +129,12 @@ impl Node {
             Some(life) => Some(Arc::clone(&life.store)),
             None => Store::open_in_memory(&self.memory).ok().map(Arc::new),
         }
+    }
+
+    /// The fingerprint of everything, as the checker would tell it; `None` while the share is closed.
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        let open = self.life.as_ref()?.actor.open.as_ref()?;
+        Some(open.replica.blocks().all())
     }
 
     pub(super) fn index(&self) -> Result<Vec<EntryRow>, StoreError> {

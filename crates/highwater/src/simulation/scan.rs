@@ -16,17 +16,6 @@ pub(super) struct Findings {
     pub(super) gone: Vec<Key>,
 }
 
-impl Findings {
-    /// The keys under which something else stands than the index says, or another file alike.
-    pub(super) fn changed(&self) -> impl Iterator<Item = &Key> {
-        self.found.iter().filter_map(|finding| match finding {
-            Finding::Changed(seen) => Some(&seen.key),
-            Finding::Touched { key, .. } => Some(key),
-            Finding::Gone(_) | Finding::Problem(_) => None,
-        })
-    }
-}
-
 /// Compares a folder with what the index knows.
 pub(super) fn scan(disk: &Disk, scope: &Scope, known: &dyn Known) -> Findings {
     let seen = disk.visible();

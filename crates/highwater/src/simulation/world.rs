@@ -11,6 +11,7 @@ use highwater_store::Commit;
 
 use super::chance::Chance;
 use super::clock::PlayedClock;
+use super::crew::Crew;
 use super::fetch::{Wanted, first_chunks, manifest_of, stage_row};
 use super::judge::Judge;
 use super::network::{End, Wire};
@@ -53,10 +54,10 @@ pub(super) enum Happening {
     Action(usize),
     /// A node's share takes its turn.
     Act { node: usize, life: u64 },
-    /// A node's share learns of something.
-    Told { node: usize, life: u64, turn: Box<Turn> },
+    /// A node's share learns of something; if a helper found it, only while that one is in its pay.
+    Told { node: usize, life: u64, shift: Option<u64>, turn: Box<Turn> },
     /// A scan or another read begins to look.
-    Look { node: usize, life: u64, job: ReadJob },
+    Look { node: usize, life: u64, shift: u64, job: ReadJob },
     /// A message arrives at the end `link` of a wire.
     Arrives { wire: usize, link: LinkId, to: usize, message: Box<Control> },
     /// Somebody dials.
@@ -167,8 +168,9 @@ impl World {
                     self.take_turn(node, Turn::TimePassed, true);
                 }
             }
-            Happening::Told { node, life, turn } => {
-                if self.is_life(node, life) {
+            Happening::Told { node, life, shift, turn } => {
+                let hired = shift.is_none() || shift == self.shift_of(node);
+                if self.is_life(node, life) && hired {
                     match &*turn {
                         Turn::Event(Event::LinkUp { source, .. }) => {
                             self.note(node, "has a link", &(source.id, source.peer));
@@ -178,9 +180,9 @@ impl World {
                     self.take_turn(node, *turn, false);
                 }
             }
-            Happening::Look { node, life, job } => {
-                if self.is_life(node, life) {
-                    self.look(node, job);
+            Happening::Look { node, life, shift, job } => {
+                if self.is_life(node, life) && self.shift_of(node) == Some(shift) {
+                    self.look(node, job, shift);
                 }
             }
             Happening::Arrives { wire, link, to, message } => self.arrives(wire, link, to, message),
@@ -202,6 +204,11 @@ impl World {
 
     pub(super) fn is_life(&self, node: usize, life: u64) -> bool {
         self.nodes[node].life.is_some() && self.nodes[node].lives == life
+    }
+
+    /// Which helpers a node's share has now, if it is open.
+    fn shift_of(&self, node: usize) -> Option<u64> {
+        self.nodes[node].life.as_ref()?.played.with_crew(|crew| crew.shift)
     }
 
     /// Writes a line of the story as it was played.
@@ -242,8 +249,9 @@ impl World {
         let Some(played) = self.nodes[node].life.as_ref().map(|life| life.played.clone()) else {
             return;
         };
-        while let Some(job) = played.with_crew(|crew| crew.reads.try_recv().ok()).flatten() {
-            self.soon(SCAN_MAX, Happening::Look { node, life, job });
+        let read = |crew: &mut Crew| Some((crew.shift, crew.reads.try_recv().ok()?));
+        while let Some((shift, job)) = played.with_crew(read).flatten() {
+            self.soon(SCAN_MAX, Happening::Look { node, life, shift, job });
         }
         while let Some(job) = played.with_crew(|crew| crew.jobs.try_recv().ok()).flatten() {
             self.fetch_job(node, job);
@@ -256,7 +264,14 @@ impl World {
 
     pub(super) fn tell(&mut self, node: usize, longest: u64, turn: Turn) {
         let life = self.nodes[node].lives;
-        self.soon(longest, Happening::Told { node, life, turn: Box::new(turn) });
+        let shift = match turn {
+            Turn::Event(_) | Turn::TimePassed | Turn::End => None,
+            Turn::Scan(_) | Turn::Hint(_) | Turn::Fetched(_) => match self.shift_of(node) {
+                None => return,
+                shift => shift,
+            },
+        };
+        self.soon(longest, Happening::Told { node, life, shift, turn: Box::new(turn) });
     }
 
     /// The watcher's word of a change, unless it misses it.
@@ -267,12 +282,13 @@ impl World {
         }
     }
 
-    fn look(&mut self, node: usize, job: ReadJob) {
+    fn look(&mut self, node: usize, job: ReadJob, shift: u64) {
         let Some(life) = &self.nodes[node].life else { return };
-        let Some(number) = life.played.with_crew(|crew| crew.number) else { return };
+        let stock = life.played.with_crew(|crew| (crew.number, Arc::clone(&crew.catalogue)));
+        let Some((share, catalogue)) = stock else { return };
         let events = match job {
             ReadJob::Scan(job) => {
-                let index = Index { store: Arc::clone(&life.store), share: number };
+                let index = Index { store: Arc::clone(&life.store), share, catalogue };
                 let whole = job.scope == Scope::Whole;
                 let mut disk = self.nodes[node].folder.disk();
                 if disk.vanished {
@@ -282,7 +298,10 @@ impl World {
                 } else {
                     let findings = scan(&disk, &job.scope, &index);
                     // As a scanner does: nothing is told that a power cut could take back.
-                    findings.changed().for_each(|key| disk.sync_below(key.as_str()));
+                    let (new, names) = index.undurable(&findings.found);
+                    new.iter().for_each(|key| disk.sync_below(key.as_str()));
+                    let dirs = names.iter().map(|key| key.parent());
+                    dirs.for_each(|dir| disk.sync_dir(dir.as_ref().map_or("", Key::as_str)));
                     findings.gone.iter().for_each(|key| disk.sync_below(key.as_str()));
                     let done = ScanEvent::Done { whole, gone: findings.gone, outcome: Ok(()) };
                     vec![ScanEvent::Found(findings.found), done]
@@ -298,7 +317,8 @@ impl World {
         let first = self.now() + 1 + self.chance.below(SCAN_MAX);
         let life = self.nodes[node].lives;
         for (time, event) in (first..).zip(events) {
-            self.at(time, Happening::Told { node, life, turn: Box::new(Turn::Scan(event)) });
+            let (shift, turn) = (Some(shift), Box::new(Turn::Scan(event)));
+            self.at(time, Happening::Told { node, life, shift, turn });
         }
     }
 

@@ -1,8 +1,9 @@
 //! How a decision becomes rows of one commit, and what is counted with them.
 
+use highwater_core::fingerprint::StateDigest;
 use highwater_core::log::Actor;
 use highwater_core::merge::is_conflict_key;
-use highwater_core::{ContentHash, Entry, Manifest, SMALL_BYTES_MAX};
+use highwater_core::{ContentHash, Entry, Key, Manifest, SMALL_BYTES_MAX};
 use highwater_folder::StatPrint;
 use highwater_store::{EntryRow, LogRow, StoreError, WantClass, WantRow};
 
@@ -29,6 +30,9 @@ impl Replica {
             self.uncount(old);
         }
         self.count(&row.entry, 1);
+        if self.lost.get(&row.entry.key).is_some_and(|lost| row.entry.stamp > *lost) {
+            self.lost.remove(&row.entry.key);
+        }
         if let Some((content, _)) = row.entry.kind.content() {
             self.catalogue.add(&content, seq);
         }
@@ -60,6 +64,40 @@ impl Replica {
         let least = highwater_core::ChunkSizes::for_content(size).min as u64;
         let chunks_max = size.div_ceil(least) as usize;
         self.pending.delete_manifest(self.number(), &content, chunks_max);
+    }
+
+    /// What is on record is to be fetched again.
+    pub(crate) fn want_anew(&mut self, entry: Entry) {
+        self.put_want(WantClass::Live, entry, None);
+    }
+
+    /// What was to be fetched again need not be.
+    pub(crate) fn want_no_more(&mut self, entry: &Entry) {
+        self.unwant(WantClass::Live, entry);
+    }
+
+    /// What is on record of a file's print is not believed: the next scan reads the file.
+    pub(crate) fn distrust(&mut self, row: &EntryRow) {
+        let row = EntryRow { print: None, ..row.clone() };
+        self.touched.insert(row.entry.key.clone());
+        self.pending.put_entry(self.number(), &row);
+    }
+
+    /// The record of a file was damaged: this is what it should have been.
+    pub(crate) fn correct(
+        &mut self,
+        entry: Entry,
+        print: &StatPrint,
+        row: Option<EntryRow>,
+    ) -> Result<(), StoreError> {
+        self.forget_found(&entry.key);
+        self.append(entry, Some(print), None, row)
+    }
+
+    /// Forgets what a deep pass found under a key.
+    pub(crate) fn forget_found(&mut self, key: &Key) {
+        self.touched.insert(key.clone());
+        self.pending.delete_found(self.number(), key);
     }
 
     pub(super) fn put_want(&mut self, class: WantClass, entry: Entry, learned_from: Option<Actor>) {
@@ -106,6 +144,19 @@ impl Replica {
     }
 
     pub(super) fn count(&mut self, entry: &Entry, by: i64) {
+        self.tally(entry, by);
+        if !entry.kind.is_live() {
+            return;
+        }
+        let digest = StateDigest::of(&entry.key, &entry.kind);
+        if by < 0 {
+            self.blocks.remove(&entry.key, &digest);
+        } else if self.blocks.add(&entry.key, &digest) {
+            self.grown.insert(entry.key.clone());
+        }
+    }
+
+    pub(super) fn tally(&mut self, entry: &Entry, by: i64) {
         if !entry.kind.is_live() {
             return;
         }

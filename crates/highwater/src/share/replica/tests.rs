@@ -1,11 +1,11 @@
 //! What becomes of states that are seen, heard of and put in place, on stores of their own: nodes
 //! here exchange their logs by hand.
 
-use highwater_core::{Mode, Mtime};
-
-use highwater_core::ContentHash;
+use highwater_core::{ContentHash, Mode, Mtime};
+use highwater_folder::{Finding, Observation};
 
 use super::*;
+use crate::share::scanner::Index;
 
 /// Nothing is kept out.
 struct Open;
@@ -286,6 +286,53 @@ fn what_was_lost_without_being_deleted_is_wanted_back_as_it_was() {
     assert_eq!(a.live(), before);
 }
 
+/// A folder was put back and the only copy of its latest state with it. Both nodes wanted that state
+/// for ever, and it hid from each what the other still had.
+#[test]
+fn a_state_that_nobody_has_hides_no_older_one() {
+    let (mut a, mut b) = apart();
+    a.sees("plan.txt", "lost", 20);
+    b.hears(&a);
+    let mut a = a.restarted(1, History::FilesRestored);
+    a.replica.lost(&name("plan.txt")).expect("lost");
+    a.replica.take_new_epoch(Epoch([99; 16]), Seq::ZERO).expect("a new epoch");
+    a.hears(&b);
+    assert_eq!(a.wants("plan.txt"), Some(file("lost")), "it was not given up yet");
+    for node in [&mut a, &mut b] {
+        node.replica.give_up(&name("plan.txt")).expect("given up");
+    }
+    meet(&mut a, &mut b);
+    assert_eq!(a.contents(), sorted(["first"]));
+    assert_eq!(b.replica.lost_states().collect::<Vec<_>>(), [&name("plan.txt")]);
+    b.sees("plan.txt", "written anew", 30);
+    assert_eq!(b.replica.lost_states().next(), None);
+}
+
+/// The peer that announced a state first has lost it since; another has it, and says so.
+#[test]
+fn what_is_wanted_is_learned_from_whoever_said_last_that_he_has_it() {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    a.sees("plan.txt", "first", 10);
+    b.hears(&a);
+    b.applies();
+    let mut c = Node::new(3);
+    c.hears(&a);
+    c.hears(&b);
+    let (_, want) = c.replica.want(&name("plan.txt")).expect("readable").expect("wanted");
+    assert_eq!(want.learned_from, Some(b.replica.actor));
+}
+
+/// Whoever is listed again later must be read from the start like the others.
+#[test]
+fn a_peer_that_is_not_listed_just_now_is_forgotten_with_the_others() {
+    let (mut a, peer) = (Node::new(1), NodeId::from_bytes([9; 32]));
+    a.sees("plan.txt", "first", 10);
+    let pushed = Some(a.replica.checkpoint());
+    a.replica.put_peer(&peer, PeerRow { pulled: pushed, pushed });
+    assert_eq!(a.replica.forget_peers().expect("forgotten"), Seq(1));
+    assert_eq!(a.replica.peer(&peer).expect("readable"), PeerRow::default());
+}
+
 /// A disk image is put back with the folder, the store and the marker in it: nothing here tells of
 /// it, and the next change is given a position that another change once had.
 #[test]
@@ -330,4 +377,29 @@ fn a_restart_finds_everything_as_it_was() {
     assert_eq!((wanted.live, wanted.tombstones), (1, 1));
     let b = b.restarted(2, History::Continuous);
     assert_eq!((b.replica.head(), b.replica.totals(), b.replica.wanted()), (head, totals, wanted));
+}
+
+/// Each row: what a scan finds under a new name, and whether only the name can be lost.
+#[test]
+fn a_file_on_record_under_another_name_in_the_same_state_was_made_durable_then() {
+    let mut node = Node::new(1);
+    node.sees("old/a", "text", 1);
+    let (store, share) = (Arc::clone(node.replica.store()), node.replica.number());
+    let index = Index { store, share, catalogue: Arc::clone(node.replica.catalogue()) };
+    let same = print("text");
+    let later = Mtime { seconds: same.ctime.seconds + 1, ..same.ctime };
+    let rows = [
+        ("its directory was renamed", file("text"), same, true),
+        ("it was renamed, or written to", file("text"), StatPrint { ctime: later, ..same }, false),
+        ("it is a copy", file("text"), StatPrint { ino: same.ino + 1, ..same }, false),
+        ("it was written to without a trace", file("other"), same, false),
+    ];
+    for (what, kind, print, is_old) in rows {
+        let seen = Observation { key: name("new/a"), kind, print, manifest: None };
+        let found = [Finding::Changed(seen)];
+        let (new, names) = index.undurable(&found);
+        assert_eq!((new.len(), names.len()), (usize::from(!is_old), usize::from(is_old)), "{what}");
+    }
+    let found = [Finding::Touched { key: name("old/a"), print: same }];
+    assert_eq!(index.undurable(&found).0.len(), 1, "it was touched");
 }

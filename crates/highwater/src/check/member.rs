@@ -1,0 +1,161 @@
+//! One node of a check, as the node that leads it asks it: itself over its own desk, a peer over
+//! whatever link is up.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use highwater_core::check::{CheckAnswer, CheckAsk, CheckId, CheckRefusal, DeepProgress, States};
+use highwater_core::fingerprint::Fingerprint;
+use highwater_core::wire::Control;
+use highwater_core::{Key, NodeId, ShareName};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::talk::{self, Silence, Talk};
+use crate::serve::Desk;
+
+/// How long a node that is cut off is waited for before it counts as unreachable. A link that comes
+/// back takes a second or two.
+const REACH_WAIT: Duration = Duration::from_secs(10);
+/// How long a node that was reached is waited for: it may be starting again, with a large share.
+const RETURN_WAIT: Duration = Duration::from_secs(60);
+/// How long a node is waited for that reads its folder, or does another check.
+const BUSY_WAIT: Duration = Duration::from_secs(60);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Finds links to peers.
+pub(crate) trait Reach: Debug + Send + Sync {
+    /// The link to a peer, while one is up.
+    fn link(&self, peer: &NodeId) -> Option<(Arc<Talk>, mpsc::Sender<Control>)>;
+}
+
+/// One node of a check.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) node: NodeId,
+    pub(crate) name: String,
+    share: ShareName,
+    way: Way,
+    wire_bytes: AtomicU64,
+    reached: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Debug)]
+enum Way {
+    Own(Desk),
+    Peer(Arc<dyn Reach>),
+}
+
+impl Member {
+    pub(crate) fn own(node: NodeId, name: String, share: ShareName, desk: Desk) -> Self {
+        Self::new(node, name, share, Way::Own(desk))
+    }
+
+    pub(crate) fn peer(
+        node: NodeId,
+        name: String,
+        share: ShareName,
+        reach: Arc<dyn Reach>,
+    ) -> Self {
+        Self::new(node, name, share, Way::Peer(reach))
+    }
+
+    fn new(node: NodeId, name: String, share: ShareName, way: Way) -> Self {
+        let (wire_bytes, reached) = (AtomicU64::new(0), false.into());
+        Self { node, name, share, way, wire_bytes, reached }
+    }
+
+    pub(crate) fn wire_bytes(&self) -> u64 {
+        self.wire_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Asks, through cuts and restarts of the node, until it answers or is given up.
+    pub(crate) async fn ask(&self, ask: CheckAsk) -> Result<CheckAnswer, Silence> {
+        let began = Instant::now();
+        loop {
+            let silence = match self.ask_once(ask.clone()).await {
+                Ok(answer) => {
+                    self.reached.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(silence) => silence,
+            };
+            let patience = match silence {
+                Silence::Unreachable | Silence::Refused(CheckRefusal::NotOpen) => {
+                    if self.reached.load(Ordering::Relaxed) { RETURN_WAIT } else { REACH_WAIT }
+                }
+                Silence::Refused(CheckRefusal::NotNow) => BUSY_WAIT,
+                Silence::Refused(CheckRefusal::Failed) | Silence::Nonsense => return Err(silence),
+            };
+            if began.elapsed() >= patience {
+                return Err(silence);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask_once(&self, ask: CheckAsk) -> Result<CheckAnswer, Silence> {
+        match &self.way {
+            Way::Own(desk) => match talk::answer(desk, ask).await {
+                CheckAnswer::Refused(refusal) => Err(Silence::Refused(refusal)),
+                answer => Ok(answer),
+            },
+            Way::Peer(reach) => {
+                let (talk, control) = reach.link(&self.node).ok_or(Silence::Unreachable)?;
+                let (answer, bytes) = talk.ask(&control, &self.share, ask).await?;
+                self.wire_bytes.fetch_add(bytes, Ordering::Relaxed);
+                Ok(answer)
+            }
+        }
+    }
+
+    /// What it knows of these keys.
+    pub(crate) async fn states(&self, keys: &[Key]) -> Result<States, Silence> {
+        match self.ask(CheckAsk::States(keys.to_vec())).await? {
+            CheckAnswer::States(states) if states.states.len() == keys.len() => Ok(states),
+            _ => Err(Silence::Nonsense),
+        }
+    }
+
+    /// How far its deep pass is, which begins with the first call.
+    pub(crate) async fn deep(
+        &self,
+        check: CheckId,
+        rate: u64,
+        from_disk: bool,
+    ) -> Result<DeepProgress, Silence> {
+        match self.ask(CheckAsk::Deep { check, rate, from_disk }).await? {
+            CheckAnswer::Deep(progress) => Ok(progress),
+            _ => Err(Silence::Nonsense),
+        }
+    }
+
+    /// The keys behind `after` under which its deep pass found something, or anything is known.
+    pub(crate) async fn found(
+        &self,
+        check: Option<CheckId>,
+        after: Option<Key>,
+    ) -> Result<Vec<Key>, Silence> {
+        match self.ask(CheckAsk::Found { check, after: after.clone() }).await? {
+            CheckAnswer::Found(keys) if keys.first() > after.as_ref() || keys.is_empty() => {
+                Ok(keys)
+            }
+            _ => Err(Silence::Nonsense),
+        }
+    }
+
+    /// The fingerprint of everything it has.
+    pub(crate) async fn all(&self) -> Result<(Fingerprint, bool), Silence> {
+        let claim = highwater_core::check::Claim {
+            range: highwater_core::fingerprint::KeyRange::ALL,
+            fingerprint: Fingerprint::default(),
+        };
+        match self.ask(CheckAsk::Look(vec![claim])).await? {
+            CheckAnswer::Looked { all, damaged, .. } => Ok((all, damaged)),
+            _ => Err(Silence::Nonsense),
+        }
+    }
+}

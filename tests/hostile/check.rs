@@ -1,0 +1,179 @@
+//! Lies to the consistency checker: a peer that claims what it does not have, answers nonsense, or
+//! orders repairs that nothing bears out.
+
+use std::fs;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use highwater_core::check::{
+    AskId, CheckAnswer, CheckAsk, CheckId, Claim, DeepProgress, ItemTag, KeyState, Look, Order,
+    States,
+};
+use highwater_core::fingerprint::{Fingerprint, KeyRange};
+use highwater_core::log::Actor;
+use highwater_core::wire::Control;
+use highwater_core::{ContentHash, Entry, EntryKind, Hlc, Key, Mode, Mtime, NodeTag, Seq, Version};
+use highwater_lab::cluster::SHARE;
+use highwater_lab::hostile::{Peer, framed, proto};
+use highwater_net::write_control;
+use serde_json::Value;
+
+use crate::stage::{Effect, Stage, on_stage};
+
+fn say(peer: &mut Peer, message: Control) -> Result<()> {
+    let bytes = write_control(message);
+    peer.control.say_raw(&framed(0, bytes.len() as u64, &bytes))
+}
+
+/// Answers every question of the victim with `answer`, until the link ends.
+fn answering(mut peer: Peer, answer: impl Fn(u64) -> CheckAnswer) {
+    loop {
+        let Ok(ask) = peer.wait_for(20) else { return };
+        let Ok(fields) = proto::read(&ask) else { return };
+        let id = AskId(proto::number(&fields, 1));
+        let which = fields.iter().map(|(number, _)| *number).max().unwrap_or(0);
+        if say(&mut peer, Control::CheckAnswer { id, answer: answer(which) }).is_err() {
+            return;
+        }
+    }
+}
+
+/// A check that the victim leads against the hostile peer alone.
+fn check_against(stage: &Stage<'_>, how: &[&str]) -> Result<(i32, Value)> {
+    let mallory = stage.mallory.id().to_owned();
+    let args: Vec<&str> =
+        ["check", SHARE, "--json", "--peer", &mallory].iter().chain(how).copied().collect();
+    let output = stage.victim().try_run(&args)?;
+    let code = output.status.code().context("killed")?;
+    Ok((code, serde_json::from_slice(&output.stdout)?))
+}
+
+fn file(path: &str, content: &[u8]) -> Entry {
+    let mtime = Mtime { seconds: 1, nanos: 0 };
+    let content = ContentHash::of(content);
+    Entry {
+        key: path.parse().expect("a key"),
+        kind: EntryKind::File { size: 9, content, mode: Mode::new(0o644), mtime },
+        version: Version::from_counters([(Actor(77), Seq(1))]),
+        stamp: Hlc(9),
+        author: NodeTag::from_bytes([5; 5]),
+    }
+}
+
+fn looked(look: Look) -> CheckAnswer {
+    CheckAnswer::Looked { all: Fingerprint::default(), damaged: false, looks: vec![look] }
+}
+
+type Lie = fn(u64) -> CheckAnswer;
+
+#[test]
+fn a_peer_that_answers_lies_and_nonsense_is_never_called_identical() {
+    let rows: [(&str, Lie); 7] = [
+        ("the same, of something else", |_| looked(Look::Same)),
+        ("no answer to the question", |_| CheckAnswer::Deep(DeepProgress::default())),
+        ("more answers than questions", |_| CheckAnswer::Looked {
+            all: Fingerprint::default(),
+            damaged: false,
+            looks: vec![Look::Same; 5],
+        }),
+        ("parts that are the whole again and again", |_| {
+            let cut: Key = "m".parse().expect("a key");
+            looked(Look::Parts { cuts: vec![cut], parts: vec![Fingerprint::default(); 2] })
+        }),
+        ("entries out of order", |_| {
+            let item = |path: &str| (path.parse().expect("a key"), ItemTag([1; 16]));
+            looked(Look::Items(vec![item("b"), item("a")]))
+        }),
+        ("damage without end", |which| match which {
+            3 => CheckAnswer::Looked {
+                all: Fingerprint::default(),
+                damaged: true,
+                looks: vec![Look::Items(Vec::new())],
+            },
+            4 => CheckAnswer::States(States {
+                caught_up: true,
+                acked: Vec::new(),
+                states: vec![KeyState::default()],
+            }),
+            _ => CheckAnswer::Found(vec!["a".parse().expect("a key")]),
+        }),
+        ("a deep pass that never ends, of what it does not have", |which| match which {
+            5 => CheckAnswer::Deep(DeepProgress { done: true, ..DeepProgress::default() }),
+            6 => CheckAnswer::Found(Vec::new()),
+            _ => looked(Look::Items(Vec::new())),
+        }),
+    ];
+    on_stage(|stage| {
+        for (name, lie) in rows {
+            stage.attack(name, Effect::Nothing, |stage| {
+                let (peer, _) = stage.sharing([0x77; 16], 0)?;
+                // It ends when its link does: the next attack's takes its place.
+                thread::spawn(move || answering(peer, lie));
+                let how: &[&str] = if name.starts_with("a deep") { &["--deep"] } else { &[] };
+                let (code, report) = check_against(stage, how)?;
+                ensure!(code != 0 && report["identical"] == Value::Bool(false), "{report}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn orders_to_mend_what_is_not_damaged_change_nothing() {
+    on_stage(|stage| {
+        stage.attack("orders", Effect::Nothing, |stage| {
+            let (mut peer, _) = stage.sharing([0x78; 16], 0)?;
+            let kept: Key = "kept.txt".parse()?;
+            let orders = vec![
+                Order::Refetch(kept.clone()),
+                Order::Record(file("kept.txt", b"something")),
+                Order::Record(file("dir/inner.txt", b"something")),
+                Order::Refetch("no/such/file".parse()?),
+                Order::Rescan(kept),
+                Order::Rescan("no/such/file".parse()?),
+            ];
+            let ask = CheckAsk::Mend(orders);
+            let share = SHARE.parse()?;
+            say(&mut peer, Control::CheckAsk { id: AskId(1), share, ask })?;
+            let answer = peer.wait_for(21)?;
+            let taken = proto::bytes(&proto::read(&answer)?, 6).to_vec();
+            ensure!(taken[..4] == [0, 0, 0, 0], "orders were taken: {taken:?}");
+            stage.settled()?;
+            let text = fs::read_to_string(stage.cluster.folder(0).join("kept.txt"))?;
+            ensure!(text == "what the victim holds", "{text}");
+            Ok(())
+        })
+    });
+}
+
+/// Thousands of questions at once cost the victim a few at a time, and its other peers nothing.
+#[test]
+fn a_flood_of_questions_is_answered_a_few_at_a_time() {
+    on_stage(|stage| {
+        stage.attack("questions", Effect::Nothing, |stage| {
+            let (mut peer, _) = stage.sharing([0x79; 16], 0)?;
+            for id in 0..3000 {
+                let share = SHARE.parse()?;
+                let claim = Claim { range: KeyRange::ALL, fingerprint: Fingerprint::default() };
+                let ask = match id % 2 {
+                    0 => CheckAsk::Look(vec![claim; 32]),
+                    _ => {
+                        CheckAsk::Deep { check: CheckId([id as u8; 16]), rate: 1, from_disk: true }
+                    }
+                };
+                say(&mut peer, Control::CheckAsk { id: AskId(id), share, ask })?;
+            }
+            peer.is_up(9)?;
+            let (code, report) = {
+                let honest = stage.cluster.nodes[1].id().to_owned();
+                let args = ["check", SHARE, "--json", "--peer", &honest];
+                let output = stage.victim().try_run(&args)?;
+                let report: Value = serde_json::from_slice(&output.stdout)?;
+                (output.status.code(), report)
+            };
+            ensure!(code == Some(0), "{report}");
+            Ok(())
+        })
+    });
+}
