@@ -339,11 +339,11 @@ async fn keep_a_lookout(engine: std::sync::Weak<Inner>) {
         let Some(inner) = engine.upgrade() else { return false };
         let engine = Engine(inner);
         let (status, config) = (engine.status().await, engine.config().alerts);
-        blocking(move || {
-            let free = free_bytes(engine.home().dir());
-            engine.lookout().look(&status, free, &config);
-        })
-        .await;
+        let free = free_bytes(engine.home().dir());
+        // The disk is waited for only when there is something to keep, which is seldom.
+        if let Some(turned) = engine.lookout().look(&status, free, &config) {
+            blocking(move || engine.lookout().keep(&turned)).await;
+        }
         true
     })
     .await;

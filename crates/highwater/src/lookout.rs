@@ -117,6 +117,15 @@ impl Tally {
     }
 }
 
+/// What one look has turned.
+#[derive(Debug)]
+pub(crate) struct Turned {
+    notices: Vec<Notice>,
+    parcels: Vec<Parcel>,
+    /// All alerts after it.
+    alerts: Alerts,
+}
+
 impl Lookout {
     /// The lookout of the node in `home`, with what it remembers.
     pub(crate) fn new(home: Home) -> Self {
@@ -190,25 +199,30 @@ impl Lookout {
         self.0.turned.notified().await;
     }
 
-    /// Looks once at what `status` says, and keeps what has turned.
-    pub(crate) fn look(&self, status: &Status, free_bytes: Option<u64>, config: &AlertsConfig) {
+    /// Looks once at what `status` says; what has turned is to be kept.
+    pub(crate) fn look(
+        &self,
+        status: &Status,
+        free_bytes: Option<u64>,
+        config: &AlertsConfig,
+    ) -> Option<Turned> {
         let now = self.now();
-        let (notices, firing) = {
-            let mut seen = self.seen();
-            let measured = seen.measure(now, status, free_bytes);
-            let notices = seen.alerts.look(now, wall_now(), measured, |rule| config.levels(rule));
-            if notices.is_empty() {
-                return;
-            }
-            (notices, seen.alerts.clone())
-        };
-        for notice in &notices {
-            tell_log(notice);
-            if config.webhook.is_some() {
-                self.0.outbox.put(&Parcel::of(status, notice));
-            }
+        let mut seen = self.seen();
+        let measured = seen.measure(now, status, free_bytes);
+        let notices = seen.alerts.look(now, wall_now(), measured, |rule| config.levels(rule));
+        if notices.is_empty() {
+            return None;
         }
-        memory::save(&memory_path(&self.0.home), &firing);
+        let posted = config.webhook.is_some();
+        let parcels = notices.iter().filter(|_| posted).map(|notice| Parcel::of(status, notice));
+        Some(Turned { parcels: parcels.collect(), notices, alerts: seen.alerts.clone() })
+    }
+
+    /// Keeps what has turned, on disk, and tells those who wait for it.
+    pub(crate) fn keep(&self, turned: &Turned) {
+        turned.notices.iter().for_each(tell_log);
+        turned.parcels.iter().for_each(|parcel| self.0.outbox.put(parcel));
+        memory::save(&memory_path(&self.0.home), &turned.alerts);
         self.0.turned.notify_waiters();
     }
 

@@ -123,7 +123,8 @@ impl Open {
         }
         if self.copy_is_pending(row.as_ref())? {
             self.discard_fresh(staged.as_ref());
-            self.work.defer(key, SOON);
+            let wait = self.work.setback(&key);
+            self.work.defer(key, wait);
             return Ok(None);
         }
         if *mode == crate::config::ShareMode::ReceiveOnly && self.local_changes.contains_key(&key) {
@@ -159,7 +160,8 @@ impl Open {
             let Some((WantClass::Tombstone, want)) = self.replica.want(&key)? else { continue };
             let row = self.replica.entry(&key)?;
             if self.copy_is_pending(row.as_ref())? {
-                self.work.defer(key, SOON);
+                let wait = self.work.setback(&key);
+                self.work.defer(key, wait);
                 continue;
             }
             match expectation(row.as_ref()) {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use highwater_core::merge::is_conflict_key;
 use highwater_core::{ContentHash, Key};
 use highwater_store::{StoreError, WantClass};
 
@@ -152,11 +153,15 @@ impl Work {
         self.active.insert(key, content);
     }
 
-    /// A content came for the first of the keys that wait for it. Those that have no copy of their
+    /// A content came for the first of the keys that wait for it; a conflict copy is the first of all,
+    /// for what it is made of holds up others: a file whose directory waits for it would take every
+    /// content that comes. Those that have no copy of their
     /// own under way wait no longer: they are copied from the first, once that is in place.
     fn first_waiting(&mut self, content: &ContentHash) -> Option<Key> {
         let keys = self.waiting.get_mut(content)?;
-        let first = keys.pop_first()?;
+        let first =
+            keys.iter().find(|key| is_conflict_key(key)).or_else(|| keys.first()).cloned()?;
+        keys.remove(&first);
         self.active.remove(&first);
         if keys.is_empty() || !self.copying.contains(content) {
             let others = std::mem::take(keys);

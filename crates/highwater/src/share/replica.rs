@@ -618,12 +618,21 @@ impl Replica {
             Merge::Both(both) => {
                 match both.winner {
                     Side::Theirs if !stands => self.put_incoming(incoming, learned_from, policy),
-                    Side::Ours if both.copy.is_some() => {}
+                    // Whoever announced what lost may have forgotten what wins: while he wanted it,
+                    // something else took its place. So it is said again, as it is.
+                    Side::Ours if both.copy.is_some() => self.say_again(row)?,
                     _ => self.append(both.merged, print.as_ref(), None, row)?,
                 }
                 self.take_in_copy(both.copy, policy)
             }
         }
+    }
+
+    /// Moves a row to the head of the log as it stands, so that every peer hears of it.
+    fn say_again(&mut self, row: Option<EntryRow>) -> Result<(), StoreError> {
+        let Some(row) = row else { return Ok(()) };
+        let print = decode_print(row.print.as_deref());
+        self.append(row.entry.clone(), print.as_ref(), None, Some(row))
     }
 
     fn put_incoming(&mut self, entry: Entry, learned_from: Option<Actor>, policy: &dyn Policy) {
