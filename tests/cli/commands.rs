@@ -126,7 +126,8 @@ fn an_unknown_setting_in_the_environment_is_an_error() {
 #[test]
 fn commands_for_the_daemon_answer_four_without_one() {
     let home = Home::initialised();
-    for args in [&["status"][..], &["transfers"], &["log", "docs"], &["conflicts"]] {
+    for args in [&["status"][..], &["transfers"], &["log", "docs"], &["cluster", "nodes"], &["net"]]
+    {
         let outcome = home.run(args);
         outcome.expect_code(NO_DAEMON);
         assert!(outcome.stderr().contains("run"), "what to do next: {}", outcome.stderr());
@@ -136,7 +137,7 @@ fn commands_for_the_daemon_answer_four_without_one() {
 #[test]
 fn commands_of_later_versions_say_so_and_make_nothing_up() {
     let home = Home::initialised();
-    let later: [&[&str]; 3] = [&["net"], &["cluster", "status"], &["invite", "docs"]];
+    let later: [&[&str]; 2] = [&["invite", "docs"], &["join", "CODE", "/p"]];
     for args in later {
         let outcome = home.run(args);
         outcome.expect_code(FAILED);

@@ -151,6 +151,36 @@ fn health_is_the_document_of_the_contract() {
 }
 
 #[test]
+fn the_cluster_is_told_as_the_contract_has_it_by_command_and_by_http() {
+    let daemon = Daemon::start();
+    let status: Value = serde_json::from_str(
+        r#"{"enabled":true,"status":{"cluster_id":"","total_nodes":3,"active_nodes":3,
+            "failed_nodes":0,"total_requests":0,"successful_requests":0,"failed_requests":0,
+            "average_response_time":0.0,"last_updated":""}}"#,
+    )
+    .expect("the example is valid");
+    let id = daemon.ready["node_id"].as_str().expect("an id");
+    let node: Value = serde_json::from_str(
+        r#"{"config":{"node_id":"","host":"","port":8080,"weight":100,"status":"active",
+              "metadata":{"name":"","user":"","service":"highwater","version":"","mode":""}},
+            "last_seen":"","connections":0,"response_time":0.0,"success_rate":100.0}"#,
+    )
+    .expect("the example is valid");
+    let by_command = |what| daemon.home.run(&["--json", "cluster", what]).expect_code(0).json();
+    for found in [by_command("status"), daemon.get("/api/v1/cluster/status").1] {
+        demand_shape(&found, &status, "status");
+        assert_eq!(found["status"]["total_nodes"], 1, "a node alone is its own cluster");
+        assert_eq!(found["enabled"], false);
+    }
+    for found in [by_command("nodes"), daemon.get("/api/v1/cluster/nodes").1] {
+        demand_shape(&found["nodes"][id], &node, "node");
+        let http = daemon.ready["http"].as_str().and_then(|addr| addr.rsplit_once(':'));
+        let port = found["nodes"][id]["config"]["port"].to_string();
+        assert_eq!(Some(port.as_str()), http.map(|(_, port)| port), "the port that it really has");
+    }
+}
+
+#[test]
 fn both_signals_end_the_daemon_in_order_and_nothing_follows_the_ready_line() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut daemon = Daemon::start();

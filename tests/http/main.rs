@@ -95,6 +95,20 @@ impl Served {
         Answer::of(&self.raw(request.as_bytes()))
     }
 
+    /// Whether `path` answers with a stream of events; it is hung up on.
+    fn begins_stream(&self, path: &str) -> bool {
+        let mut stream = TcpStream::connect(self.addr()).expect("the node listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        head.starts_with("http/1.1 200") && head.contains("content-type: text/event-stream")
+    }
+
     fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[], "")
     }

@@ -124,10 +124,12 @@ pub(crate) enum Command {
     Join(Later),
     /// Are all copies of a share the same, and if not, what differs, why, and who is right?
     Check(CheckArgs),
-    /// Not available in this version: measure the network
-    Net(Later),
-    /// Not available in this version: manage the cluster
-    Cluster(Later),
+    /// Show how good the lines to the peers are
+    #[command(args_conflicts_with_subcommands = true)]
+    Net(NetArgs),
+    /// Show the cluster as this node sees it, and remove departed nodes
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Show firing and recent alerts
     Alerts,
     /// Manage access to the HTTP API beyond this machine
@@ -318,6 +320,37 @@ pub(crate) enum PeerCommand {
     },
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct NetArgs {
+    /// Only this peer, with its last day: its id, or its name here
+    pub(crate) node: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Option<NetCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum NetCommand {
+    /// Measure the line to a peer for a few seconds, while no content is sent
+    Test {
+        /// Which peer: its id, or its name here
+        node: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ClusterCommand {
+    /// Show the cluster in figures
+    Status,
+    /// List its nodes
+    Nodes,
+    /// Remove a node that has failed, for good and everywhere; `peer add` lets it in again
+    Remove {
+        /// Which node
+        #[arg(value_name = "NODE_ID")]
+        id: NodeId,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -357,7 +390,11 @@ mod tests {
             "hash a b",
             "hash --share docs",
             "net test ID",
+            "net",
+            "net bob",
             "cluster status",
+            "cluster nodes --json",
+            "cluster remove ID",
             "alerts",
             "token create --scope read --expires 30d",
             "token list",

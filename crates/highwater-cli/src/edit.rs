@@ -98,6 +98,9 @@ pub(crate) fn peer(home: &Home, command: PeerCommand, output: &mut Output) -> Re
             let mut edit = begin(home)?;
             edit.add_peer(&PeerChange { id, name, addr, shares })?;
             let config = commit(home, edit)?;
+            // Who lists a node again wants it back. Nearly always it was not removed, and there is
+            // nothing to take back; without a daemon the next `peer add` does it.
+            let _ = Client::new(home).order(&Request::ClusterReadmit { node: id });
             let known = config.peers.iter().find(|peer| peer.id == id);
             let shares = known.map(|peer| joined(&peer.shares)).unwrap_or_default();
             let shares = if shares.is_empty() { "nothing yet".to_owned() } else { shares };

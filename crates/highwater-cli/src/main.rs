@@ -9,6 +9,7 @@ mod args;
 mod ask;
 mod bars;
 mod check;
+mod cluster;
 mod daemon;
 mod demo;
 mod dev;
@@ -17,6 +18,7 @@ mod failure;
 mod hash;
 mod logs;
 mod manual;
+mod net;
 mod output;
 mod show;
 mod text;
@@ -77,8 +79,8 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Invite(_) => Err(Failure::later("invite")),
         Command::Join(_) => Err(Failure::later("join")),
         Command::Check(args) => check::check(&home()?, &args, output),
-        Command::Net(_) => Err(Failure::later("net")),
-        Command::Cluster(_) => Err(Failure::later("cluster")),
+        Command::Net(args) => net::net(&home()?, &args, output),
+        Command::Cluster(command) => cluster::cluster(&home()?, &command, output),
         Command::Alerts => ask::alerts(&home()?, output),
         Command::Token(command) => token::token(&home()?, command, output),
         Command::Dev(command) => dev::dev(command, output),

@@ -21,6 +21,12 @@ pub(crate) fn status(status: &Status, output: &mut Output) -> Result<(), Failure
         escaped(&status.version),
         span(status.uptime_seconds)
     ))?;
+    if status.unwell.is_empty() {
+        output.line("well")?;
+    }
+    for reason in &status.unwell {
+        output.alarm(format_args!("NOT WELL: {}", escaped(&reason.message)))?;
+    }
     output.line("")?;
     if status.shares.is_empty() {
         return output.line("Nothing is shared yet; begin with `highwater share add NAME PATH`.");
@@ -227,7 +233,8 @@ fn headline(alert: &AlertRow) -> String {
     format!("{}: {}", alert.rule.as_str(), escaped(&alert.subject))
 }
 
-fn print(output: &mut Output, lines: Vec<String>) -> Result<(), Failure> {
+/// Shows a table, its first line as the heading.
+pub(crate) fn print(output: &mut Output, lines: Vec<String>) -> Result<(), Failure> {
     let mut lines = lines.into_iter();
     if let Some(heading) = lines.next() {
         output.heading(heading)?;

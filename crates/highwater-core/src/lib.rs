@@ -8,6 +8,7 @@
 
 pub mod alert;
 pub mod check;
+pub mod choice;
 pub mod chunk;
 pub mod clock;
 pub mod compare;
@@ -15,13 +16,18 @@ pub mod content;
 pub mod entry;
 pub mod fetch;
 pub mod fingerprint;
+pub mod health;
 pub mod id;
 pub mod intake;
 pub mod key;
 pub mod lag;
 pub mod log;
+pub mod member;
+pub mod membership;
 pub mod merge;
 pub mod observe;
+pub mod overlay;
+pub mod quality;
 pub mod verdict;
 pub mod version;
 pub mod window;

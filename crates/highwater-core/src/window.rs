@@ -47,6 +47,11 @@ impl Window {
         (product as u64).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
     }
 
+    /// How many bytes were asked for and have not come.
+    pub fn under_way(&self) -> u64 {
+        self.under_way
+    }
+
     /// The highest recent rate in bytes a second; 0 before the first measurement.
     pub fn rate(&self) -> u64 {
         self.rates.iter().copied().max().unwrap_or(0)

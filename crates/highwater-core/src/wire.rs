@@ -12,8 +12,9 @@ use bytes::Bytes;
 use crate::check::{AskId, CheckAnswer, CheckAsk};
 use crate::content::{Chunk, ContentHash};
 use crate::entry::Entry;
-use crate::id::{InstanceId, ShareName};
+use crate::id::{InstanceId, NodeId, ShareName};
 use crate::log::{Checkpoint, Epoch, LogDigest, Seq};
+use crate::member::{Gossip, RollRow, Vitals};
 
 /// The protocol that this version speaks. A peer that speaks another is told so and left.
 pub const PROTOCOL: u32 = 1;
@@ -73,6 +74,28 @@ pub enum Control {
     Pong(u64),
     /// The sender closes the link, and says why.
     Goodbye(Goodbye),
+    /// "These shares I list for you."
+    Kin(Vec<ShareName>),
+    /// All members that the sender knows, in short.
+    Roll(Vec<RollRow>),
+    /// Members that the receiver lacks. Nothing in it is verified.
+    News(Gossip),
+    /// "Do you reach this node?"
+    Probe {
+        /// Whom.
+        target: NodeId,
+        /// Pairs the answer with the question.
+        number: u64,
+    },
+    /// The answer to a probe.
+    Probed {
+        /// Which probe.
+        number: u64,
+        /// Whether the target answered.
+        alive: bool,
+    },
+    /// Signs of life of members.
+    Vitals(Vitals),
 }
 
 /// Who the sender is, beyond what its certificate proves.
@@ -163,6 +186,8 @@ pub enum Goodbye {
     Misbehaved,
     /// The other side is no longer a peer.
     NotAPeer,
+    /// The two reach each other through others, and have links enough.
+    NotNeeded,
 }
 
 /// Pairs an answer with its request. Chosen by the asking side, never reused within a link.
@@ -222,6 +247,9 @@ pub enum Ask {
     /// Up to [`SMALLS_MAX`] small contents, each answered by one [`Reply::Small`] or
     /// [`Reply::SmallRefused`], in any order.
     Smalls(Vec<ContentHash>),
+    /// So many bytes of anything, 1 to [`RANGE_BYTES_MAX`], to measure the line. They are sent while
+    /// nothing else is.
+    Measure(u64),
 }
 
 /// A part of an answer. An answer ends with its last part or a refusal.
@@ -253,6 +281,16 @@ pub enum Reply {
     },
     /// The whole request, or the rest of it, cannot be answered.
     Refused(Refusal),
+}
+
+impl Reply {
+    /// Bytes of content in it.
+    pub fn content_bytes(&self) -> u64 {
+        match self {
+            Reply::Bytes(bytes) | Reply::Small { bytes, .. } => bytes.len() as u64,
+            Reply::Manifest { .. } | Reply::SmallRefused { .. } | Reply::Refused(_) => 0,
+        }
+    }
 }
 
 /// Why a content was not sent. Each asks for another reaction.

@@ -318,7 +318,7 @@ fn start(ledger: &mut Ledger, dir: &Path, which: &[usize], say: &dyn Fn(&str)) -
     Ok(())
 }
 
-/// Waits until every node is in sync with all its peers.
+/// Waits until every node is in sync with all its peers and knows all the others as active.
 fn settle(ledger: &Ledger, dir: &Path, say: &dyn Fn(&str)) -> Result<()> {
     let count = ledger.nodes.len();
     if count == 1 {
@@ -329,19 +329,30 @@ fn settle(ledger: &Ledger, dir: &Path, say: &dyn Fn(&str)) -> Result<()> {
     let deadline = Instant::now() + SETTLE_PATIENCE + each;
     for index in 0..count {
         let node = ledger.node(dir, index);
-        while !node.status().is_ok_and(|status| status.in_sync()) {
+        let sees_all = || {
+            node.status().is_ok_and(|status| status.in_sync()) && active_nodes(&node) == Some(count)
+        };
+        while !sees_all() {
             let name = &node.spec().name;
             let (gone, log) = (ledger.nodes[index].running().is_none(), node.log_path());
             ensure!(!gone, "{name} has ended; see {}", log.display());
             ensure!(
                 Instant::now() < deadline,
-                "{name} does not see all its peers; see `highwater dev status` and {}",
+                "{name} does not see all the others; see `highwater dev status` and {}",
                 log.display()
             );
             thread::sleep(SETTLE_INTERVAL);
         }
     }
     Ok(())
+}
+
+/// How many nodes of the cluster, itself included, a node holds for active.
+fn active_nodes(node: &Node) -> Option<usize> {
+    let body = http::get(node.spec().http, "/api/v1/cluster/nodes").ok()?;
+    let document: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    let nodes = document["nodes"].as_object()?;
+    Some(nodes.values().filter(|node| node["config"]["status"] == "active").count())
 }
 
 /// Stops these nodes, all at once; the names of those that ran, and of those that had to be killed.

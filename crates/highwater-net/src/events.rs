@@ -1,6 +1,8 @@
 //! What the net reports to whoever started it: links, warnings, and the state of each peer.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,8 @@ use highwater_core::{NodeId, Time};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
-use crate::link::{Pulse, RoundTrip};
+use crate::kernel::Segments;
+use crate::link::{Pace, Pulse, RoundTrip};
 use crate::socket::Wire;
 
 /// A peer, and where to find it.
@@ -94,8 +97,17 @@ pub(crate) struct LinkShared {
     pub(crate) probe: Notify,
     /// When the last ping was sent that has been answered.
     pub(crate) answered: watch::Sender<Time>,
+    /// How often the link is pinged while it is idle.
+    pub(crate) pace: Arc<Pace>,
+    /// Whether the peer owes an answer for too long.
+    pub(crate) silent: AtomicBool,
     pulse: Mutex<Pulse>,
+    /// Round trips that nobody has asked for yet, the newest last.
+    trips: Mutex<VecDeque<Duration>>,
 }
+
+/// Round trips kept until somebody asks for them: a minute of a busy link.
+const TRIPS_MAX: usize = 64;
 
 /// Why a link has ended.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -128,6 +140,8 @@ pub struct LinkStats {
     pub connected_since: Instant,
     /// When the peer last gave a sign of life.
     pub last_heard: Instant,
+    /// Whether the peer owes an answer for longer than usual.
+    pub silent: bool,
     /// Bytes received, TLS included.
     pub bytes_in: u64,
     /// Bytes sent, TLS included.
@@ -182,13 +196,24 @@ impl LinkHandle {
             rtt_min: trip.map(|trip| trip.min),
             connected_since: shared.clock.instant(shared.since),
             last_heard: shared.clock.instant(shared.wire.heard()),
+            silent: shared.silent.load(Relaxed),
             bytes_in,
             bytes_out,
         }
     }
 
+    /// What the kernel has sent on this link so far, where it says so. Costs a few system calls.
+    pub fn segments(&self) -> Option<Segments> {
+        self.0.wire.segments()
+    }
+
+    /// The round trips that were measured since this was last asked, 64 at most, the newest last.
+    pub fn take_round_trips(&self) -> Vec<Duration> {
+        self.0.trips.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
     /// Asks the peer for a sign of life and tells whether it came within `patience`.
-    pub(crate) async fn answers(&self, patience: Duration) -> bool {
+    pub async fn answers(&self, patience: Duration) -> bool {
         let asked = self.0.clock.now();
         let mut answered = self.0.answered.subscribe();
         self.0.probe.notify_one();
@@ -201,7 +226,7 @@ impl LinkHandle {
 }
 
 impl LinkShared {
-    pub(crate) fn new(clock: Clock, wire: Arc<Wire>) -> Self {
+    pub(crate) fn new(clock: Clock, pace: Arc<Pace>, wire: Arc<Wire>) -> Self {
         let since = clock.now();
         Self {
             clock,
@@ -211,8 +236,19 @@ impl LinkShared {
             down: watch::Sender::new(None),
             probe: Notify::new(),
             answered: watch::Sender::new(Time::default()),
+            pace,
+            silent: AtomicBool::new(false),
             pulse: Mutex::new(Pulse::new(since)),
+            trips: Mutex::default(),
         }
+    }
+
+    pub(crate) fn note_round_trip(&self, trip: Duration) {
+        let mut trips = self.trips.lock().unwrap_or_else(PoisonError::into_inner);
+        if trips.len() == TRIPS_MAX {
+            trips.pop_front();
+        }
+        trips.push_back(trip);
     }
 
     pub(crate) fn pulse(&self) -> MutexGuard<'_, Pulse> {

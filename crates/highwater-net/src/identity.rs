@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use highwater_core::NodeId;
-use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData};
+use rcgen::{CertificateParams, DnType, KeyPair, PublicKeyData, SigningKey};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -138,6 +138,20 @@ impl Identity {
 
     pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         self.certificate.clone()
+    }
+
+    /// The public half of the key.
+    pub(crate) fn public_key(&self) -> [u8; 32] {
+        let mut key = [0; 32];
+        let raw = self.key.public_key_raw();
+        // An Ed25519 key, which `load` and `create` demand, has no other length.
+        key.copy_from_slice(raw.get(..32).unwrap_or(&[0; 32]));
+        key
+    }
+
+    /// Signs a message. `None` when the library refuses, which it does for no key of this kind.
+    pub(crate) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        self.key.sign(message).ok()
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {

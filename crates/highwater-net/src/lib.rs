@@ -21,10 +21,12 @@ mod connect;
 mod dial;
 mod events;
 mod identity;
+mod kernel;
 mod link;
 mod net;
 mod peer;
 mod retry;
+mod seal;
 mod service;
 mod session;
 mod socket;
@@ -36,7 +38,9 @@ pub use events::{
     DownReason, Link, LinkHandle, LinkStats, NetEvent, PeerAddress, PeerState, WarningKind,
 };
 pub use identity::{Identity, IdentityError};
+pub use kernel::Segments;
 pub use net::{Net, NetConfig, StartError};
+pub use seal::{open_card, open_order, verify_card, verify_order};
 pub use system::{Breaker, Connection, Listener, Sockets, Soon};
 pub use wire::{
     entry_bytes_max, read_content, read_control, wire_bytes, write_content, write_control,

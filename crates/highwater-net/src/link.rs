@@ -7,14 +7,15 @@
 //! wins.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use highwater_core::{InstanceId, Time};
 
 /// Pings follow each other this closely while messages pass.
 pub(crate) const PING_EVERY_BUSY: Duration = Duration::from_secs(1);
-/// Pings follow each other this closely on an idle link: often enough that a dead one is found
-/// within 15 seconds, rarely enough to cost nothing.
+/// Pings follow each other this closely on an idle link, unless a cluster wants to know sooner: often
+/// enough that a dead one is found within 15 seconds, rarely enough to cost nothing.
 pub(crate) const PING_EVERY_IDLE: Duration = Duration::from_secs(5);
 /// A link counts as busy for this long after its last message.
 pub(crate) const BUSY_FOR: Duration = Duration::from_secs(4);
@@ -34,6 +35,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const OVERSLEPT: Duration = Duration::from_secs(2);
 /// Pings whose answers are waited for. Those before have been overtaken by the link's death.
 const PINGS_MAX: usize = 16;
+
+/// How often idle links are pinged, which those who use the net may change while it runs.
+#[derive(Debug)]
+pub(crate) struct Pace(AtomicU64);
+
+/// More often would be all that an idle link does.
+const PACE_MIN: Duration = Duration::from_millis(200);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(AtomicU64::new(PING_EVERY_IDLE.as_millis() as u64))
+    }
+}
+
+impl Pace {
+    pub(crate) fn set(&self, every: Duration) {
+        let every = every.clamp(PACE_MIN, PING_EVERY_IDLE);
+        self.0.store(every.as_millis() as u64, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Relaxed))
+    }
+}
 
 /// How a link fares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,15 +118,23 @@ impl Pulse {
         self.round_trip
     }
 
-    /// Looks, at `now`: the peer was last heard at `heard`, a message last passed at `active`.
-    pub(crate) fn look(&mut self, now: Time, heard: Time, active: Time) -> Beat {
+    /// Looks, at `now`: the peer was last heard at `heard`, a message last passed at `active`. An
+    /// idle link is pinged `idle_every`.
+    pub(crate) fn look(
+        &mut self,
+        now: Time,
+        heard: Time,
+        active: Time,
+        idle_every: Duration,
+    ) -> Beat {
         if now.since(self.look_at) >= OVERSLEPT {
             self.floor = now;
             self.pings.clear();
         }
         let heard = heard.max(self.floor);
         let health = self.health(now, heard);
-        let every = if now.since(active) < BUSY_FOR { PING_EVERY_BUSY } else { PING_EVERY_IDLE };
+        let busy = now.since(active) < BUSY_FOR;
+        let every = if busy { PING_EVERY_BUSY.min(idle_every) } else { idle_every };
         let due = self.last_ping.is_none_or(|last| now.since(last) >= every);
         let ping = due.then(|| self.ping(now));
         let wait = if health == Health::Alive { LOOK_EVERY } else { SUSPECT_LOOK_EVERY };
@@ -210,7 +243,7 @@ mod tests {
         let mut beats = Vec::new();
         while pulse.deadline() <= until {
             let now = pulse.deadline();
-            beats.push((now, pulse.look(now, heard, active)));
+            beats.push((now, pulse.look(now, heard, active, PING_EVERY_IDLE)));
         }
         beats
     }
@@ -233,7 +266,7 @@ mod tests {
             let mut pulse = Pulse::new(at(0));
             let mut now = at(0);
             while now <= at(60_000 + silent_from) {
-                let beat = pulse.look(now, now, at(0));
+                let beat = pulse.look(now, now, at(0), PING_EVERY_IDLE);
                 assert_eq!(beat.health, Health::Alive);
                 if let Some(number) = beat.ping {
                     pulse.pong(now, number);
@@ -251,14 +284,14 @@ mod tests {
     fn a_suspect_link_that_speaks_again_is_alive() {
         let mut pulse = Pulse::new(at(0));
         watch(&mut pulse, at(0), at(0), at(3000));
-        let beat = pulse.look(at(3100), at(3100), at(0));
+        let beat = pulse.look(at(3100), at(3100), at(0), PING_EVERY_IDLE);
         assert_eq!(beat.health, Health::Alive);
     }
 
     #[test]
     fn a_slow_line_is_given_more_time() {
         let mut pulse = Pulse::new(at(0));
-        let number = pulse.look(at(0), at(0), at(0)).ping.expect("first ping");
+        let number = pulse.look(at(0), at(0), at(0), PING_EVERY_IDLE).ping.expect("first ping");
         watch(&mut pulse, at(0), at(0), at(1400));
         pulse.pong(at(1400), number);
         let last = pulse.last_number;
@@ -272,8 +305,8 @@ mod tests {
     #[test]
     fn a_process_that_was_stopped_does_not_blame_its_peer() {
         let mut pulse = Pulse::new(at(0));
-        pulse.look(at(0), at(0), at(0));
-        let beat = pulse.look(at(60_000), at(0), at(0));
+        pulse.look(at(0), at(0), at(0), PING_EVERY_IDLE);
+        let beat = pulse.look(at(60_000), at(0), at(0), PING_EVERY_IDLE);
         assert_eq!(beat.health, Health::Alive);
     }
 

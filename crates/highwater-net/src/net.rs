@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use highwater_core::member::{Card, Decision, Facts, Order};
 use highwater_core::wire::{Goodbye, Hello};
 use highwater_core::{NodeId, Time};
 use tokio::sync::{mpsc, watch};
@@ -15,7 +16,9 @@ use crate::accept;
 use crate::clock::Clock;
 use crate::events::{NetEvent, PeerAddress, PeerState, WarningKind};
 use crate::identity::Identity;
+use crate::link::Pace;
 use crate::peer::{Orders, PeerEvent, PeerTask};
+use crate::seal;
 use crate::session::Session;
 use crate::system::{Sockets, System};
 use crate::tls::{self, Pins};
@@ -124,6 +127,7 @@ impl Net {
             pins: Arc::new(Pins::default()),
             hello: config.hello,
             clock: Clock::start(),
+            pace: Arc::default(),
             events,
             warned: Mutex::default(),
             mailboxes: Mutex::default(),
@@ -177,6 +181,21 @@ impl Net {
         let state =
             |member: &Member| member.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.roster().members.iter().map(|(id, member)| (*id, state(member))).collect()
+    }
+
+    /// Signs this node's card. `None` when it says what no card may say.
+    pub fn seal_card(&self, facts: Facts) -> Option<Card> {
+        seal::seal_card(&self.context.identity, facts)
+    }
+
+    /// Signs an operator's order.
+    pub fn seal_order(&self, decision: Decision) -> Option<Order> {
+        seal::seal_order(&self.context.identity, decision)
+    }
+
+    /// How often idle links are pinged from now on: at least every 5 s, at most every 200 ms.
+    pub fn set_pace(&self, every: Duration) {
+        self.context.pace.set(every);
     }
 
     /// Says goodbye to every peer and ends every task, for at most `deadline`; what has not ended
@@ -243,6 +262,7 @@ pub(crate) struct Context {
     pub(crate) pins: Arc<Pins>,
     pub(crate) hello: Hello,
     pub(crate) clock: Clock,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) events: mpsc::Sender<NetEvent>,
     warned: Mutex<BTreeMap<(Option<NodeId>, WarningKind), Time>>,
     mailboxes: Mutex<BTreeMap<NodeId, mpsc::Sender<PeerEvent>>>,

@@ -283,7 +283,7 @@ impl PeerTask {
         }
         self.links += 1;
         let number = LinkNumber(self.links);
-        let (link, driver) = session.into_link(self.context.clock);
+        let (link, driver) = session.into_link(self.context.clock, self.context.pace.clone());
         let handle = link.handle.clone();
         self.current = Some(Current { number, handle, claim, health: Health::Alive });
         let report = HealthReport { number, mailbox: self.own_mailbox.clone() };

@@ -10,6 +10,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::clock::Clock;
 use crate::events::{DownReason, Link, LinkHandle, LinkShared};
-use crate::link::Health;
+use crate::link::{Health, Pace};
 use crate::peer::HealthReport;
 use crate::proto;
 use crate::socket::{CutOnDrop, Wire};
@@ -243,10 +244,10 @@ impl Session {
     }
 
     /// Makes it a link and the driver that has to run for the link to work.
-    pub(crate) fn into_link(self, clock: Clock) -> (Link, Driver) {
+    pub(crate) fn into_link(self, clock: Clock, pace: Arc<Pace>) -> (Link, Driver) {
         let dialled = self.dialled();
         let Session { hello, streams } = self;
-        let shared = Arc::new(LinkShared::new(clock, streams.connection.wire()));
+        let shared = Arc::new(LinkShared::new(clock, pace, streams.connection.wire()));
         if dialled {
             // Tells the other side that it is chosen; whatever the engine says comes after it.
             let ping = shared.pulse().ping(clock.now());
@@ -326,6 +327,7 @@ async fn carry_control(
             Ok(Control::Pong(number)) => {
                 let sent = shared.pulse().pong(shared.clock.now(), number);
                 if let Some(sent) = sent {
+                    shared.note_round_trip(shared.clock.now().since(sent));
                     shared.answered.send_replace(sent);
                 }
             }
@@ -378,12 +380,13 @@ async fn beat(shared: &LinkShared, urgent: &mpsc::Sender<Control>, report: &Heal
             biased;
             () = clock.sleep_until(deadline) => {
                 let (heard, active) = (shared.wire.heard(), shared.wire.active());
-                let beat = shared.pulse().look(clock.now(), heard, active);
+                let beat = shared.pulse().look(clock.now(), heard, active, shared.pace.get());
                 if beat.health == Health::Dead {
                     return;
                 }
                 if beat.health != last {
                     last = beat.health;
+                    shared.silent.store(last == Health::Suspect, Relaxed);
                     report.tell(last).await;
                 }
                 beat.ping

@@ -15,6 +15,7 @@ use highwater_core::Time;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
+use crate::kernel::Segments;
 use crate::system::{Breaker, Connection};
 
 /// What is known about one connection from outside of it, and the means to cut it.
@@ -53,6 +54,11 @@ impl Wire {
     /// notices at once.
     pub(crate) fn cut(&self) {
         self.breaker.cut();
+    }
+
+    /// What the kernel has sent on it so far, where it says so.
+    pub(crate) fn segments(&self) -> Option<Segments> {
+        self.breaker.segments()
     }
 
     fn mark_heard(&self) {

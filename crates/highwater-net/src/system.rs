@@ -12,6 +12,8 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 
+use crate::kernel::{self, Segments};
+
 /// Unacknowledged bytes older than this break the connection. Longer than the application's own
 /// patience ([`crate::link::DEAD_AFTER`]), so that the kernel only cleans up what was given up.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -59,10 +61,14 @@ pub trait Connection: AsyncRead + AsyncWrite + Debug + Send + Unpin {
     fn take_up(&self) -> io::Result<Box<dyn Breaker>>;
 }
 
-/// Ends one connection.
+/// Ends one connection, and looks at it from outside.
 pub trait Breaker: Debug + Send + Sync {
     /// In both directions, whatever state it is in. Whoever reads or writes it notices at once.
     fn cut(&self);
+    /// What the connection has sent so far, where the system says so.
+    fn segments(&self) -> Option<Segments> {
+        None
+    }
 }
 
 /// The system's TCP.
@@ -123,5 +129,11 @@ impl Breaker for Socket {
     fn cut(&self) {
         // The only failure is that the connection is gone already.
         let _ = self.shutdown(Shutdown::Both);
+    }
+
+    fn segments(&self) -> Option<Segments> {
+        let local = self.local_addr().ok()?.as_socket()?;
+        let remote = self.peer_addr().ok()?.as_socket()?;
+        kernel::segments(local, remote)
     }
 }

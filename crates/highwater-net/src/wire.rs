@@ -8,6 +8,7 @@ mod check;
 #[cfg(test)]
 mod check_tests;
 mod incoming;
+mod members;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use prost::Message;
 use crate::proto;
 
 pub(crate) use incoming::{BadFrame, content, control};
+pub(crate) use members::{card_body, card_facts, decision, order_body};
 
 /// Reads a control message as it lies on the wire, behind its gRPC prefix.
 ///
@@ -105,6 +107,16 @@ impl From<core::Control> for proto::ControlFrame {
             core::Control::Goodbye(reason) => {
                 Body::Goodbye(proto::GoodbyeReason::from(reason).into())
             }
+            core::Control::Kin(shares) => Body::Kin(members::kin_out(&shares)),
+            core::Control::Roll(rows) => Body::Roll(members::roll_out(&rows)),
+            core::Control::News(gossip) => Body::News(members::news_out(&gossip)),
+            core::Control::Probe { target, number } => {
+                Body::Probe(proto::Probe { target: copy(target.as_bytes()), number })
+            }
+            core::Control::Probed { number, alive } => {
+                Body::Probed(proto::Probed { number, alive })
+            }
+            core::Control::Vitals(vitals) => Body::Vitals(members::vitals_out(&vitals)),
         };
         Self { body: Some(body) }
     }
@@ -183,6 +195,7 @@ impl From<core::Goodbye> for proto::GoodbyeReason {
             core::Goodbye::Protocol => Self::GoodbyeProtocol,
             core::Goodbye::Misbehaved => Self::GoodbyeMisbehaved,
             core::Goodbye::NotAPeer => Self::GoodbyeNotAPeer,
+            core::Goodbye::NotNeeded => Self::GoodbyeNotNeeded,
         }
     }
 }
@@ -266,6 +279,7 @@ impl From<core::Ask> for proto::request::Ask {
                 Self::Range(proto::Range { content: copy(content.as_bytes()), offset, length })
             }
             core::Ask::Smalls(contents) => Self::Smalls(hashes(&contents)),
+            core::Ask::Measure(length) => Self::Measure(length),
         }
     }
 }

@@ -6,6 +6,8 @@ use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode};
 use highwater::Engine;
 use highwater::engine::EngineError;
+use highwater::report::cluster::{ClusterNodes, ClusterStatus};
+use highwater::report::net::Peers;
 use highwater::report::{AlertsReport, Health, ShareStatus, Status, Transfer};
 use highwater_core::ShareName;
 use serde::de::DeserializeOwned;
@@ -102,6 +104,26 @@ pub(crate) async fn transfers(State(engine): State<Engine>) -> Json<Transfers> {
 
 pub(crate) async fn alerts(State(engine): State<Engine>) -> Json<AlertsReport> {
     Json(engine.lookout().report())
+}
+
+pub(crate) async fn peers(State(engine): State<Engine>) -> Json<Peers> {
+    Json(engine.peers().await)
+}
+
+pub(crate) async fn cluster_status(
+    State(engine): State<Engine>,
+) -> Result<Json<ClusterStatus>, Problem> {
+    engine.cluster_status().await.map(Json).map_err(|error| unavailable(&error))
+}
+
+pub(crate) async fn cluster_nodes(
+    State(engine): State<Engine>,
+) -> Result<Json<ClusterNodes>, Problem> {
+    engine.cluster_nodes().await.map(Json).map_err(|error| unavailable(&error))
+}
+
+fn unavailable(error: &EngineError) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
 pub(crate) async fn later() -> Problem {

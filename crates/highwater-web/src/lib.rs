@@ -15,6 +15,7 @@
 mod api;
 mod changes;
 mod checks;
+mod events;
 mod figures;
 mod guard;
 mod metrics;
@@ -68,5 +69,6 @@ pub async fn serve(engine: Engine, addr: SocketAddr) -> Result<(WebServer, Socke
     let gate = Gate::new(Tokens::of(engine.home()), Arc::clone(&figures));
     let routes = routes::router(App { engine: engine.clone(), figures });
     let (server, bound) = WebServer::start(routes, Arc::new(gate), addr).await?;
+    engine.note_http_addr(bound).await;
     Ok((server.with(Notifier::start(engine, bound)), bound))
 }

@@ -32,6 +32,7 @@ pub(crate) async fn page(
     let (status, health) = (engine.status().await, engine.health().await);
     node::about(&mut page, &status, &health);
     node::shares(&mut page, &status);
+    node::lines(&mut page, &engine.peers().await.peers);
     node::checks(&mut page, &status);
     node::lags(&mut page, &engine.lookout().lags());
     node::counters(&mut page, &status.counters);

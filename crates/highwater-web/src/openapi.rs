@@ -5,7 +5,7 @@ use highwater::report::VERSION;
 use highwater::tokens::Scope;
 use serde_json::{Map, Value, json};
 
-use crate::routes::{Access, ROUTES, Route, Verb};
+use crate::routes::{Access, EVENTS, ROUTES, Route, Verb};
 
 const SCHEMAS: &str = include_str!("openapi/schemas.json");
 
@@ -90,6 +90,9 @@ fn parameters(route: &Route) -> Value {
 }
 
 fn content(route: &Route) -> Value {
+    if route.answer == EVENTS {
+        return json!({EVENTS: {"schema": {"type": "string"}}});
+    }
     if route.answer.is_empty() {
         return json!({"text/plain": {"schema": {"type": "string"}}});
     }

@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, get, post};
 use highwater::tokens::Scope;
 
 use crate::App;
-use crate::{api, changes, checks, metrics, openapi};
+use crate::{api, changes, checks, events, metrics, openapi};
 
 /// Who may ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +57,9 @@ pub(crate) struct Route {
     handler: fn() -> MethodRouter<App>,
 }
 
+/// In the place of a schema: a stream of server-sent events.
+pub(crate) const EVENTS: &str = "text/event-stream";
+
 const READ: Access = Access::Token(Scope::Read);
 const ADMIN: Access = Access::Token(Scope::Admin);
 
@@ -67,7 +70,7 @@ const CHANGES: [Parameter; 3] = [
 ];
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 21] = [
+pub(crate) const ROUTES: [Route; 20] = [
     told("/health", Access::Open, "Every check; 503 when one fails", "Health", || get(api::health)),
     told("/health/live", Access::Open, "The process answers", "Verdict", || get(api::live)),
     told("/health/ready", Access::Open, "The store takes writes and has room", "Verdict", || {
@@ -108,12 +111,17 @@ pub(crate) const ROUTES: [Route; 21] = [
     told("/api/v1/checks/{id}", READ, "One check, with its differences", "Check", || {
         get(checks::one)
     }),
+    told("/api/v1/peers", READ, "The lines to the peers", "Peers", || get(api::peers)),
+    told("/api/v1/cluster/status", READ, "The cluster in figures", "ClusterStatus", || {
+        get(api::cluster_status)
+    }),
+    told("/api/v1/cluster/nodes", READ, "The nodes of the cluster", "ClusterNodes", || {
+        get(api::cluster_nodes)
+    }),
+    told("/api/v1/events", READ, "What happens, as server-sent events", EVENTS, || {
+        get(events::events)
+    }),
     later(Verb::Get, "/", READ),
-    later(Verb::Get, "/api/v1/cluster/nodes", READ),
-    later(Verb::Get, "/api/v1/cluster/status", READ),
-    later(Verb::Get, "/api/v1/events", READ),
-    later(Verb::Get, "/api/v1/peers", READ),
-    later(Verb::Get, "/api/v1/net", READ),
 ];
 
 /// A route that tells something.

@@ -10,7 +10,7 @@
 mod client;
 mod server;
 
-use highwater_core::{Seq, ShareName};
+use highwater_core::{NodeId, Seq, ShareName};
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ControlError, Next};
@@ -78,6 +78,32 @@ pub enum Request {
     Rescan {
         /// Of this share only.
         share: Option<ShareName>,
+    },
+    /// One item: [`ClusterStatus`](crate::report::cluster::ClusterStatus).
+    ClusterStatus,
+    /// One item: [`ClusterNodes`](crate::report::cluster::ClusterNodes).
+    ClusterNodes,
+    /// Removes a node that has failed from the cluster.
+    ClusterRemove {
+        /// Which.
+        node: NodeId,
+    },
+    /// Lets a node that was removed in again.
+    ClusterReadmit {
+        /// Which.
+        node: NodeId,
+    },
+    /// One item: [`Peers`](crate::report::net::Peers).
+    Peers,
+    /// One item: [`PeerDetail`](crate::report::net::PeerDetail).
+    Peer {
+        /// Its id, or its name here.
+        node: String,
+    },
+    /// One item: [`NetTest`](crate::report::net::NetTest), after a few seconds.
+    NetTest {
+        /// Its id, or its name here.
+        node: String,
     },
     /// Stops the daemon.
     Stop,

@@ -6,44 +6,62 @@
 
 mod ask;
 mod checks;
+mod cluster;
+mod health;
 mod links;
+mod net;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use highwater_core::alert::{Measured, Rule};
 use highwater_core::wire::{Hello, PROTOCOL};
 use highwater_core::{InstanceId, NodeId, ShareName};
-use highwater_net::{Net, NetConfig, NetEvent, PeerAddress};
+use highwater_net::{Net, NetConfig, NetEvent};
 use highwater_store::{Store, StoreError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::check::Checks;
+use crate::cluster::actor::{self, Actor};
+use crate::cluster::memory::Memory;
+use crate::cluster::{Cluster, TaskEnd, Told};
 use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
+use crate::lines::{self, Lines};
 use crate::lookout::{self, Lookout};
-use crate::report;
+use crate::report::event::{Happening, Occurrence};
+use crate::report::{self, rfc3339};
 use crate::serve::{Desk, Desks};
+use crate::share::machine::wall_now;
 use crate::share::{Command, Event, Share, Surroundings};
 pub use checks::ShareRoot;
+use health::Watchdog;
 use links::{Links, Warnings};
+
+/// Events that somebody who follows them may lag behind before some are left out for them.
+const HAPPENINGS_MAX: usize = 256;
 
 /// A running node. Clones are handles to the same one.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    home: Home,
-    node: NodeId,
-    net: Net,
+pub(crate) struct Inner {
+    pub(crate) home: Home,
+    pub(crate) node: NodeId,
+    pub(crate) net: Net,
+    pub(crate) cluster: Cluster,
+    pub(crate) lines: Lines,
     around: Surroundings,
     desks: Arc<Desks>,
     links: Links,
     checks: Checks,
     warnings: Warnings,
+    watchdog: Watchdog,
+    happenings: broadcast::Sender<Occurrence>,
     config: Mutex<Config>,
     lookout: Lookout,
     /// Held while shares are started and stopped; nothing else waits for it.
@@ -106,8 +124,12 @@ impl Engine {
             Ok::<_, StartError>(store)
         })
         .await?;
+        let memory = remember(&home).await?;
+        let removed = memory.orders.iter().map(|order| order.decision());
+        let removed = removed.filter(|order| order.removed).map(|order| order.target).collect();
+        let (cluster, task) = Cluster::new(removed);
         let net_config = NetConfig { listen: config.listen.sync, hello: hello(&config)? };
-        let (net, events) = Net::start(net_config, identity, addresses(&config)).await?;
+        let (net, events) = Net::start(net_config, identity, Vec::new()).await?;
         let around = Surroundings {
             node,
             store: Arc::new(store),
@@ -121,11 +143,15 @@ impl Engine {
             home,
             node,
             net,
+            cluster,
+            lines: Lines::default(),
             around,
             desks: Arc::default(),
             links: Links::default(),
             checks,
             warnings: Warnings::default(),
+            watchdog: Watchdog::default(),
+            happenings: broadcast::Sender::new(HAPPENINGS_MAX),
             config: Mutex::new(config.clone()),
             lookout,
             shares: tokio::sync::Mutex::default(),
@@ -135,8 +161,12 @@ impl Engine {
             let started = inner.start_share(share, &config).await;
             started.map_err(|error| StartError::System(error.to_string()))?;
         }
+        inner.begin_cluster(task, memory)?;
         tokio::spawn(listen(Arc::downgrade(&inner), events));
+        tokio::spawn(lines::watch(Arc::downgrade(&inner)));
+        tokio::spawn(health::watch(Arc::downgrade(&inner)));
         tokio::spawn(keep_a_lookout(Arc::downgrade(&inner)));
+        inner.set_peers();
         inner.resume_checks();
         tokio::spawn(checks::scrub(Arc::downgrade(&inner)));
         Ok(Engine(inner))
@@ -167,6 +197,11 @@ impl Engine {
         &self.0.lookout
     }
 
+    /// What happens from now on. Who lags behind by more than 256 misses some, and is told so.
+    pub fn events(&self) -> broadcast::Receiver<Occurrence> {
+        self.0.happenings.subscribe()
+    }
+
     /// Ticks whenever something that [`Engine::status`] shows has changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.around.changes.subscribe()
@@ -182,7 +217,7 @@ impl Engine {
         if before.listen != config.listen || before.node != config.node {
             tracing::warn!("[node] and [listen] take effect at the next start");
         }
-        inner.net.set_peers(addresses(&config));
+        inner.set_peers();
         let mut shares = inner.shares.lock().await;
         let ended: Vec<ShareName> = shares
             .iter()
@@ -215,7 +250,9 @@ impl Engine {
         }
         drop(shares);
         inner.join_links().await;
-        inner.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+        inner.lines.keep(&config.peers.iter().map(|peer| peer.id).collect());
+        inner.cluster.tell(Told::Changed).await;
+        inner.tick();
         Ok(())
     }
 
@@ -281,6 +318,7 @@ impl Engine {
             while ending.join_next().await.is_some() {}
         };
         let begun = Instant::now();
+        self.0.cluster.stop().await;
         if tokio::time::timeout(deadline / 2, stopping).await.is_err() {
             tracing::warn!("a share did not end in time; what it had not finished goes on later");
         }
@@ -313,7 +351,21 @@ impl Inner {
         Ok(share)
     }
 
-    fn config(&self) -> MutexGuard<'_, Config> {
+    /// Signs this node's card and starts the task that keeps up with the cluster.
+    fn begin_cluster(self: &Arc<Self>, task: TaskEnd, memory: Memory) -> Result<(), StartError> {
+        let facts = actor::facts(self, &self.config(), memory.incarnation);
+        let own = self.net.seal_card(facts);
+        let own = own.ok_or_else(|| StartError::System("this node's key signs nothing".into()))?;
+        tokio::spawn(Actor::new(self, task, own, memory).run());
+        Ok(())
+    }
+
+    /// Tells those who follow what happens. Nobody needs to.
+    pub(crate) fn happened(&self, what: Happening) {
+        let _ = self.happenings.send(Occurrence { at: rfc3339(wall_now()), what });
+    }
+
+    pub(crate) fn config(&self) -> MutexGuard<'_, Config> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -327,7 +379,7 @@ async fn listen(engine: std::sync::Weak<Inner>, mut events: mpsc::Receiver<NetEv
             NetEvent::Warning { peer, kind, message } => {
                 tracing::warn!(?peer, ?kind, "{message}");
                 engine.warnings.add(peer, kind, message);
-                engine.around.changes.send_modify(|count| *count = count.wrapping_add(1));
+                engine.tick();
             }
         }
     }
@@ -339,6 +391,7 @@ async fn keep_a_lookout(engine: std::sync::Weak<Inner>) {
         let Some(inner) = engine.upgrade() else { return false };
         let engine = Engine(inner);
         let (status, config) = (engine.status().await, engine.config().alerts);
+        engine.lookout().hand_in("clocks", clocks(&engine.peers().await.peers));
         let free = free_bytes(engine.home().dir());
         // The disk is waited for only when there is something to keep, which is seldom.
         if let Some(turned) = engine.lookout().look(&status, free, &config) {
@@ -349,10 +402,38 @@ async fn keep_a_lookout(engine: std::sync::Weak<Inner>) {
     .await;
 }
 
+/// How far the clocks of linked peers are from this node's.
+fn clocks(peers: &[report::net::Peer]) -> Vec<Measured> {
+    let skew = |peer: &report::net::Peer| {
+        let offset_ms = peer.clock_offset_ms.filter(|_| peer.connected)?;
+        let seconds = offset_ms as f64 / 1000.0;
+        Some(Measured {
+            rule: Rule::ClockSkew,
+            subject: peer.name.clone(),
+            value: seconds.abs(),
+            cause: format!("the clock of {} is {seconds:.1} s later than this node's", peer.name),
+        })
+    };
+    peers.iter().filter_map(skew).collect()
+}
+
 /// Room on the disk that `dir` lies on, for this user; `None` when the system does not say.
 pub(crate) fn free_bytes(dir: &std::path::Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// What is remembered of the cluster, with this start's incarnation, which is durable already.
+async fn remember(home: &Home) -> Result<Memory, StartError> {
+    let path = home.members_path();
+    let remembered = blocking(move || {
+        let mut memory = Memory::load(&path);
+        memory.incarnation += 1;
+        memory.save(&path).map(|()| memory)
+    });
+    remembered.await.map_err(|error| {
+        StartError::System(format!("cannot save the cluster's members in the home: {error}"))
+    })
 }
 
 /// Forgets what is known of shares that are not in the configuration any more.
@@ -376,10 +457,6 @@ fn hello(config: &Config) -> Result<Hello, StartError> {
         user: config.node.user.clone(),
         instance: InstanceId(instance),
     })
-}
-
-fn addresses(config: &Config) -> Vec<PeerAddress> {
-    config.peers.iter().map(|peer| PeerAddress { id: peer.id, addr: peer.addr.clone() }).collect()
 }
 
 /// The peers that list a share, by id and name.

@@ -5,6 +5,7 @@
 //! config.lock    held while the configuration is edited
 //! identity/      the key pair: whoever has it is this node
 //! store/         change logs, index, checkpoints
+//! members        who else is in the cluster, and this node's incarnation
 //! checks/        reports of the consistency checker
 //! lock           held by the running daemon, with its process id inside
 //! control.sock   where the running daemon takes requests
@@ -118,6 +119,11 @@ impl Home {
     /// Where the store lies.
     pub fn store_dir(&self) -> PathBuf {
         self.dir.join("store")
+    }
+
+    /// Who else is in the cluster, and this node's incarnation.
+    pub fn members_path(&self) -> PathBuf {
+        self.dir.join("members")
     }
 
     /// Makes the directory, private to its owner, with the directories above it. Harmless when it

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+mod cluster;
 pub mod config;
 pub mod config_edit;
 pub mod control;
@@ -10,6 +11,7 @@ mod counters;
 pub mod engine;
 mod fetch;
 pub mod home;
+mod lines;
 pub mod lookout;
 pub mod report;
 mod router;

@@ -4,10 +4,15 @@
 //! unchanged, so that all three tell the same story. Their field names are a promise to scripts:
 //! fields may be added, never renamed or removed.
 
+pub mod cluster;
+pub mod event;
+pub mod net;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use highwater_core::alert::{Alert, Rule, Severity};
+use highwater_core::health::{self, Cause, Signs};
 use highwater_core::{Entry, EntryKind, Key, NodeId, Seq, ShareName, WallTime};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +44,9 @@ pub struct Status {
     /// What is wrong with the node itself or its peers, beside the problems of its shares.
     #[serde(default)]
     pub problems: Vec<Problem>,
+    /// Why the node is not well, as `GET /health` has it; empty while it is.
+    #[serde(default)]
+    pub unwell: Vec<HealthReason>,
 }
 
 /// What a share is doing.
@@ -394,7 +402,7 @@ pub struct Health {
     pub status: bool,
     /// The version of the program.
     pub version: String,
-    /// How the node runs: `standalone`, as long as there is no cluster.
+    /// How the node runs: `cluster`, or `standalone` while it lists no peer for a share.
     pub mode: String,
     /// When this was found, RFC 3339.
     pub timestamp: String,
@@ -402,6 +410,18 @@ pub struct Health {
     pub checks: HealthChecks,
     /// What runs.
     pub services: HealthServices,
+    /// Why the status is false; empty when it is true.
+    #[serde(default)]
+    pub reasons: Vec<HealthReason>,
+}
+
+/// Something that is wrong with a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HealthReason {
+    /// `store`, `disk`, `share`, `progress` or `clock`.
+    pub kind: String,
+    /// What is wrong and what to do, for people.
+    pub message: String,
 }
 
 /// The checks behind [`Health::status`].
@@ -412,8 +432,12 @@ pub struct HealthChecks {
     /// The store's disk has room.
     pub disk: DiskCheck,
     /// No share is stopped by a problem.
-    pub shares: SharesCheck,
-    /// The cluster is well, where there is one.
+    pub shares: HoldsCheck,
+    /// Nothing that could go on stands still.
+    pub progress: HoldsCheck,
+    /// The clock is about where most peers have theirs.
+    pub clock: HoldsCheck,
+    /// The cluster can be reached, where there is one.
     pub cluster: ClusterCheck,
 }
 
@@ -436,19 +460,19 @@ pub struct DiskCheck {
     pub free_bytes: u64,
 }
 
-/// Whether every share can work.
+/// Whether something holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SharesCheck {
-    /// False when a share is stopped by a problem.
+pub struct HoldsCheck {
+    /// Whether it does.
     pub status: bool,
 }
 
-/// Whether the cluster is well.
+/// Whether the cluster can be reached. A node that is alone is not unwell for that.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClusterCheck {
     /// Whether the node is in a cluster.
     pub enabled: bool,
-    /// True as well where there is none.
+    /// False while no other member can be reached. True where there is none.
     pub status: bool,
 }
 
@@ -461,29 +485,35 @@ pub struct HealthServices {
     pub http: String,
 }
 
-/// Free space below which a store is not healthy: sled needs room for a segment and its copy, and
-/// what is staged needs more.
-pub const DISK_FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
-
 impl Health {
-    /// The verdict on a store that `store_writes`, on a disk with `free_bytes`, with all
-    /// `shares_work`, found at `now`.
-    pub fn judge(store_writes: bool, free_bytes: u64, shares_work: bool, now: WallTime) -> Self {
-        let roomy = free_bytes >= DISK_FREE_BYTES_MIN;
+    /// The verdict on what was found at `now`, on a node that is in a cluster or not.
+    pub(crate) fn judge(signs: &Signs, cluster: ClusterCheck, now: WallTime) -> Self {
+        let causes = health::causes(signs);
+        let free_bytes = signs.disks.first().map_or(0, |(_, free)| *free);
+        let holds = |kind: &str| causes.iter().all(|cause| cause.kind() != kind);
         let running = || "running".to_owned();
         Self {
-            status: store_writes && roomy && shares_work,
+            status: causes.is_empty(),
             version: VERSION.to_owned(),
-            mode: "standalone".to_owned(),
+            mode: if cluster.enabled { "cluster" } else { "standalone" }.to_owned(),
             timestamp: rfc3339(now),
             checks: HealthChecks {
-                store: StoreCheck { status: store_writes, kind: "sled".to_owned() },
-                disk: DiskCheck { status: roomy, free_bytes },
-                shares: SharesCheck { status: shares_work },
-                cluster: ClusterCheck { enabled: false, status: true },
+                store: StoreCheck { status: holds("store"), kind: "sled".to_owned() },
+                disk: DiskCheck { status: holds("disk"), free_bytes },
+                shares: HoldsCheck { status: holds("share") },
+                progress: HoldsCheck { status: holds("progress") },
+                clock: HoldsCheck { status: holds("clock") },
+                cluster,
             },
             services: HealthServices { sync: running(), http: running() },
+            reasons: causes.iter().map(HealthReason::from).collect(),
         }
+    }
+}
+
+impl From<&Cause> for HealthReason {
+    fn from(cause: &Cause) -> Self {
+        Self { kind: cause.kind().to_owned(), message: cause.to_string() }
     }
 }
 
@@ -544,14 +574,5 @@ mod tests {
         let time = WallTime(1_795_425_707_123);
         assert_eq!(parse_rfc3339(&rfc3339(time)), Some(time));
         assert_eq!(parse_rfc3339("yesterday"), None);
-    }
-
-    #[test]
-    fn a_node_is_healthy_only_when_every_check_holds() {
-        let room = DISK_FREE_BYTES_MIN;
-        assert!(Health::judge(true, room, true, WallTime(0)).status);
-        assert!(!Health::judge(false, room, true, WallTime(0)).status);
-        assert!(!Health::judge(true, room - 1, true, WallTime(0)).status);
-        assert!(!Health::judge(true, room, false, WallTime(0)).status);
     }
 }

@@ -50,7 +50,7 @@ struct Open {
 /// The most that an honest answer has: bytes, or chunks of a manifest.
 fn owed_for(ask: &Ask) -> u64 {
     match ask {
-        Ask::Range { length, .. } => *length,
+        Ask::Range { length, .. } | Ask::Measure(length) => *length,
         Ask::Smalls(contents) => contents.len() as u64 * (SMALL_BYTES_MAX + 1),
         Ask::Manifest(_) => CHUNKS_MAX as u64,
     }

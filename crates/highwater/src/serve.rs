@@ -1,7 +1,7 @@
 //! Answers what peers ask of this node's contents.
 //!
-//! Each link has two workers, one for bulk requests and one for ranges and manifests, so that small
-//! files do not wait behind large ones. A worker answers one request at a time; only its reading
+//! Each link has three workers: one for bulk requests, one for ranges and manifests, so that small
+//! files do not wait behind large ones, and one for measurements, which waits for both. A worker answers one request at a time; only its reading
 //! takes a thread that may wait for the disk, so that a slow line holds up nobody else. What it
 //! sends is what the index says: the file is compared with its recorded print before and after it
 //! is read, and small contents with their hash.
@@ -9,9 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use highwater_core::quality::Way;
 use highwater_core::wire::{
     Ask, Content, DATA_BYTES_MAX, MANIFEST_PART_MAX, Refusal, Reply, RequestId,
 };
@@ -20,6 +22,8 @@ use highwater_folder::{ContentFile, StatPrint};
 use highwater_store::EntryRow;
 use tokio::sync::{mpsc, watch};
 
+use crate::cluster::Answers;
+use crate::lines::Meter;
 use crate::report::ShareStatus;
 use crate::share::replica::decode_print;
 use crate::share::{Counter, Event, Stock};
@@ -78,6 +82,7 @@ struct Request {
     id: RequestId,
     share: ShareName,
     ask: Ask,
+    came: Instant,
 }
 
 /// Takes the requests of one link and answers them until it is dropped.
@@ -85,6 +90,7 @@ struct Request {
 pub(crate) struct Service {
     bulk: mpsc::UnboundedSender<Request>,
     ranges: mpsc::UnboundedSender<Request>,
+    measures: mpsc::UnboundedSender<Request>,
     common: Arc<Common>,
 }
 
@@ -95,7 +101,17 @@ struct Common {
     desks: Arc<Desks>,
     answers: mpsc::Sender<Content>,
     waiting: AtomicUsize,
+    /// Requests for content that are being answered.
+    serving: AtomicUsize,
     cancelled: Mutex<BTreeSet<RequestId>>,
+    tally: Tally,
+}
+
+/// Where what was answered is counted: for the cluster, and for the line to the peer.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    pub(crate) answers: Arc<Answers>,
+    pub(crate) meter: Arc<Meter>,
 }
 
 /// What a request takes of the room for those that wait, in contents: no request takes less memory
@@ -103,7 +119,7 @@ struct Common {
 fn weight(ask: &Ask) -> usize {
     match ask {
         Ask::Smalls(contents) => contents.len().max(4),
-        Ask::Manifest(_) | Ask::Range { .. } => 4,
+        Ask::Manifest(_) | Ask::Range { .. } | Ask::Measure(_) => 4,
     }
 }
 
@@ -113,14 +129,23 @@ pub(crate) struct TooMany;
 
 impl Service {
     /// Starts the workers of a link. They end when this is dropped or the link is down.
-    pub(crate) fn start(peer: NodeId, desks: Arc<Desks>, answers: mpsc::Sender<Content>) -> Self {
-        let (waiting, cancelled) = (AtomicUsize::new(0), Mutex::default());
-        let common = Arc::new(Common { peer, desks, answers, waiting, cancelled });
+    pub(crate) fn start(
+        peer: NodeId,
+        desks: Arc<Desks>,
+        answers: mpsc::Sender<Content>,
+        tally: Tally,
+    ) -> Self {
+        let (waiting, serving) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let cancelled = Mutex::default();
+        let common = Common { peer, desks, answers, waiting, serving, cancelled, tally };
+        let common = Arc::new(common);
         let (bulk, bulk_requests) = mpsc::unbounded_channel();
         let (ranges, range_requests) = mpsc::unbounded_channel();
         tokio::spawn(work(Arc::clone(&common), bulk_requests));
         tokio::spawn(work(Arc::clone(&common), range_requests));
-        Self { bulk, ranges, common }
+        let (measures, measure_requests) = mpsc::unbounded_channel();
+        tokio::spawn(measure(Arc::clone(&common), measure_requests));
+        Self { bulk, ranges, measures, common }
     }
 
     /// Queues a request.
@@ -128,9 +153,13 @@ impl Service {
         if self.common.waiting.fetch_add(weight(&ask), Ordering::Relaxed) >= WAITING_MAX {
             return Err(TooMany);
         }
-        let queue = if matches!(ask, Ask::Smalls(_)) { &self.bulk } else { &self.ranges };
+        let queue = match ask {
+            Ask::Smalls(_) => &self.bulk,
+            Ask::Measure(_) => &self.measures,
+            Ask::Manifest(_) | Ask::Range { .. } => &self.ranges,
+        };
         // A worker ends only with its link.
-        let _ = queue.send(Request { id, share, ask });
+        let _ = queue.send(Request { id, share, ask, came: Instant::now() });
         Ok(())
     }
 
@@ -152,8 +181,10 @@ impl Common {
 
     /// Sends a part of an answer, waiting for room. Whether more is wanted.
     async fn answer(&self, id: RequestId, reply: Reply) -> bool {
-        self.answers.send(Content::Reply { id, reply }).await.is_ok()
-            && !self.cancelled().remove(&id)
+        let bytes = reply.content_bytes();
+        let sent = self.answers.send(Content::Reply { id, reply }).await.is_ok();
+        self.tally.meter.moved(Way::Out, bytes);
+        sent && !self.cancelled().remove(&id)
     }
 }
 
@@ -164,8 +195,49 @@ async fn work(common: Arc<Common>, mut requests: mpsc::UnboundedReceiver<Request
         if common.cancelled().remove(&request.id) {
             continue;
         }
-        common.serve(&request, &mut open).await;
+        common.serving.fetch_add(1, Ordering::Relaxed);
+        let well = common.serve(&request, &mut open).await;
+        common.serving.fetch_sub(1, Ordering::Relaxed);
+        common.tally.answers.add(well, request.came.elapsed());
     }
+}
+
+/// How often a measurement looks whether it may go on.
+const YIELD: Duration = Duration::from_millis(10);
+
+/// Answers measurements, a piece at a time and only while no content is asked for.
+async fn measure(common: Arc<Common>, mut requests: mpsc::UnboundedReceiver<Request>) {
+    while let Some(request) = requests.recv().await {
+        common.waiting.fetch_sub(weight(&request.ask), Ordering::Relaxed);
+        let Ask::Measure(length) = request.ask else { continue };
+        if common.desks.open_to(&request.share, &common.peer).is_none() {
+            common.answer(request.id, Reply::Refused(Refusal::Lacks)).await;
+            continue;
+        }
+        let mut left = length as usize;
+        while left > 0 {
+            while common.serving.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(YIELD).await;
+            }
+            let piece = filler(left.min(DATA_BYTES_MAX));
+            left -= piece.len();
+            let reply = Content::Reply { id: request.id, reply: Reply::Bytes(piece) };
+            if common.answers.send(reply).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Bytes that no compression on the way makes fewer.
+pub(crate) fn filler(length: usize) -> Bytes {
+    static FILLER: OnceLock<Bytes> = OnceLock::new();
+    let whole = FILLER.get_or_init(|| {
+        let mut bytes = vec![0; DATA_BYTES_MAX];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes.into()
+    });
+    whole.slice(..length.min(whole.len()))
 }
 
 /// Reads on a thread that may wait for the disk.
@@ -194,26 +266,29 @@ impl Source {
 }
 
 impl Common {
-    async fn serve(&self, request: &Request, open: &mut OpenFile) {
+    /// Answers one request; whether as it was asked.
+    async fn serve(&self, request: &Request, open: &mut OpenFile) -> bool {
         let site = self
             .desks
             .open_to(&request.share, &self.peer)
             .and_then(|desk| Some(Site { stock: desk.counter.stock_for(&self.peer)?, desk }));
         let Some(site) = site else {
             self.answer(request.id, Reply::Refused(Refusal::Lacks)).await;
-            return;
+            return false;
         };
         let refused = match &request.ask {
             Ask::Smalls(contents) => self.serve_smalls(request.id, contents, &site).await,
             Ask::Manifest(content) => self.serve_manifest(request.id, *content, &site).await,
+            // Has a worker of its own.
+            Ask::Measure(_) => Ok(()),
             Ask::Range { content, offset, length } => {
                 let end = offset.saturating_add(*length);
                 self.serve_range(request, *content, *offset..end, &site, open).await
             }
         };
-        if let Err(refusal) = refused {
-            self.answer(request.id, Reply::Refused(refusal)).await;
-        }
+        let Err(refusal) = refused else { return true };
+        self.answer(request.id, Reply::Refused(refusal)).await;
+        false
     }
 
     async fn serve_smalls(

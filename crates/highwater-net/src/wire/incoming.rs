@@ -12,11 +12,12 @@ use highwater_core::wire::{
     TEXT_BYTES_MAX,
 };
 use highwater_core::{
-    Checkpoint, Entry, EntryKind, Epoch, Hlc, InstanceId, Key, Mode, Mtime, NodeTag, Seq, ShareName,
+    Checkpoint, Entry, EntryKind, Epoch, Hlc, InstanceId, Key, Mode, Mtime, NodeId, NodeTag, Seq,
+    ShareName,
 };
 use prost::Message;
 
-use super::{CHUNK_RECORD_BYTES, HASH_BYTES, check};
+use super::{CHUNK_RECORD_BYTES, HASH_BYTES, check, members};
 use crate::proto;
 
 /// A frame that breaks the protocol. Nothing of it was taken over.
@@ -60,6 +61,17 @@ pub(crate) fn control(frame: proto::ControlFrame) -> Result<Control, BadFrame> {
         Body::Ping(body) => Control::Ping(body.number),
         Body::Pong(body) => Control::Pong(body.number),
         Body::Goodbye(reason) => Control::Goodbye(goodbye(reason)?),
+        Body::Kin(body) => Control::Kin(members::kin(&body)?),
+        Body::Roll(body) => Control::Roll(members::roll(&body)?),
+        Body::News(body) => Control::News(members::news(body)?),
+        Body::Probe(body) => Control::Probe {
+            target: NodeId::from_bytes(exactly("probe.target", &body.target)?),
+            number: number("probe.number", body.number)?,
+        },
+        Body::Probed(body) => {
+            Control::Probed { number: number("probed.number", body.number)?, alive: body.alive }
+        }
+        Body::Vitals(body) => Control::Vitals(members::vitals(&body)?),
     })
 }
 
@@ -206,6 +218,7 @@ fn goodbye(reason: i32) -> Result<Goodbye, BadFrame> {
         Ok(Wire::GoodbyeProtocol) => Ok(Goodbye::Protocol),
         Ok(Wire::GoodbyeMisbehaved) => Ok(Goodbye::Misbehaved),
         Ok(Wire::GoodbyeNotAPeer) => Ok(Goodbye::NotAPeer),
+        Ok(Wire::GoodbyeNotNeeded) => Ok(Goodbye::NotNeeded),
         Ok(Wire::GoodbyeUnspecified) | Err(_) => {
             Err(bad("goodbye", format!("has the unknown reason {reason}")))
         }
@@ -232,6 +245,11 @@ fn ask(ask: proto::request::Ask) -> Result<Ask, BadFrame> {
             ensure(field, "must be 1 to 256 hashes", (1..=SMALLS_MAX).contains(&count))?;
             let hashes = contents.chunks_exact(HASH_BYTES).map(|bytes| hash(field, bytes));
             Ask::Smalls(hashes.collect::<Result<_, _>>()?)
+        }
+        Wire::Measure(length) => {
+            let fits = (1..=RANGE_BYTES_MAX).contains(&length);
+            ensure("request.measure", "must be 1 byte to 4 MiB", fits)?;
+            Ask::Measure(length)
         }
     })
 }
@@ -314,12 +332,16 @@ fn mismatch(body: &proto::Mismatch) -> Result<Content, BadFrame> {
     })
 }
 
-fn share(name: &str) -> Result<ShareName, BadFrame> {
+pub(super) fn share(name: &str) -> Result<ShareName, BadFrame> {
     name.parse().map_err(|error| bad("share", format!("refused: {error}")))
 }
 
 fn text(field: &'static str, text: String) -> Result<String, BadFrame> {
     ensure(field, "must have at most 512 bytes", text.len() <= TEXT_BYTES_MAX)?;
+    printable(field, text)
+}
+
+pub(super) fn printable(field: &'static str, text: String) -> Result<String, BadFrame> {
     ensure(field, "must be printable", !text.chars().any(is_unprintable))?;
     Ok(text)
 }

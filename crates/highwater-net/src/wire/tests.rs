@@ -105,6 +105,7 @@ fn every_control_message_comes_out_as_it_went_in() {
         Goodbye::Protocol,
         Goodbye::Misbehaved,
         Goodbye::NotAPeer,
+        Goodbye::NotNeeded,
     ];
     messages.extend(goodbyes.map(Control::Goodbye));
     for message in messages {

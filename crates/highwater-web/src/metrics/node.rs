@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use highwater::report::net::Peer;
 use highwater::report::{
     AlertsReport, CheckBrief, Counters, Health, LagRow, PeerStatus, ShareState, ShareStatus,
     Status, TransferState, parse_rfc3339,
@@ -156,6 +157,50 @@ fn transfers(page: &mut Page, status: &Status) {
     let rate: u64 = status.transfers.iter().map(|transfer| transfer.bytes_per_second).sum();
     let help = "The recent rate of all contents in flight.";
     page.single("highwater_transfer_bytes_per_second", Kind::Gauge, help, rate as f64);
+}
+
+/// What the lines to the peers are like.
+pub(super) fn lines(page: &mut Page, peers: &[Peer]) {
+    let name = "highwater_peer_rtt_seconds";
+    page.family(name, Kind::Gauge, "Round trips of the last ten minutes, by quantile.");
+    for peer in peers {
+        let Some(rtt) = peer.quality.rtt_ms else { continue };
+        let id = peer.node_id.to_string();
+        for (quantile, millis) in [("0.5", rtt.p50), ("0.95", rtt.p95), ("0.99", rtt.p99)] {
+            let labels = [("peer", peer.name.as_str()), ("peer_id", &id), ("quantile", quantile)];
+            page.sample(name, &labels, millis / 1000.0);
+        }
+    }
+    type Figure = fn(&Peer) -> Option<f64>;
+    let figures: [(&str, &str, Figure); 6] = [
+        ("highwater_peer_quality_score", "What the line is like: 0, no link, to 100.", |peer| {
+            Some(f64::from(peer.quality.score))
+        }),
+        ("highwater_peer_loss_ratio", "Segments that had to be sent again.", |peer| {
+            peer.quality.loss_percent.map(|percent| percent / 100.0)
+        }),
+        ("highwater_peer_receive_bytes_per_second", "Goodput from the peer.", |peer| {
+            peer.quality.receive_bytes_per_second.map(|rate| rate as f64)
+        }),
+        ("highwater_peer_send_bytes_per_second", "Goodput to the peer.", |peer| {
+            peer.quality.send_bytes_per_second.map(|rate| rate as f64)
+        }),
+        ("highwater_peer_link_age_seconds", "How long the link has been up.", |peer| {
+            peer.quality.connected_seconds.map(|seconds| seconds as f64)
+        }),
+        ("highwater_peer_clock_offset_seconds", "How much later the peer's clock is.", |peer| {
+            peer.clock_offset_ms.map(|millis| millis as f64 / 1000.0)
+        }),
+    ];
+    for (name, help, figure) in figures {
+        page.family(name, Kind::Gauge, help);
+        for peer in peers {
+            if let Some(value) = figure(peer) {
+                let id = peer.node_id.to_string();
+                page.sample(name, &[("peer", peer.name.as_str()), ("peer_id", &id)], value);
+            }
+        }
+    }
 }
 
 /// The latest checks of each share, by who began them.

@@ -197,6 +197,13 @@ impl Session {
             Request::Confirm { share } => answer.item(&engine.confirm(&share).await?).await?,
             Request::Revert { share } => answer.item(&engine.revert(&share).await?).await?,
             Request::Rescan { share } => engine.rescan(share.as_ref()).await?,
+            Request::ClusterStatus => answer.item(&engine.cluster_status().await?).await?,
+            Request::ClusterNodes => answer.item(&engine.cluster_nodes().await?).await?,
+            Request::ClusterRemove { node } => engine.cluster_remove(node).await?,
+            Request::ClusterReadmit { node } => engine.cluster_readmit(node).await?,
+            Request::Peers => answer.item(&engine.peers().await).await?,
+            Request::Peer { node } => answer.item(&engine.peer(&node).await?).await?,
+            Request::NetTest { node } => answer.item(&engine.net_test(&node).await?).await?,
             Request::Stop => self.stop.notify_one(),
         }
         Ok(())

@@ -7,8 +7,7 @@ use highwater_core::{Seq, ShareName};
 use highwater_store::{EntryRow, Store, StoreError};
 
 use super::{Engine, EngineError, blocking};
-use crate::report::{self, ConflictRow, Health, LogRow, ShareState, ShareStatus, Status};
-use crate::share::machine::wall_now;
+use crate::report::{self, ConflictRow, LogRow, ShareStatus, Status};
 
 impl Engine {
     /// Everything about the node.
@@ -27,17 +26,12 @@ impl Engine {
             transfers: inner.around.transfers.report(),
             counters: inner.around.counters.report(reconnects),
             problems: inner.warnings.report(),
+            unwell: inner.watchdog.unwell(),
         }
     }
 
     fn shares(&self) -> Vec<ShareStatus> {
-        let desks = self.0.desks.all().into_iter();
-        let status = desks.map(|(share, desk)| {
-            let mut status = desk.snapshot.borrow().clone();
-            status.check = self.0.checks.brief(&share);
-            status
-        });
-        status.collect()
+        self.0.share_statuses()
     }
 
     /// Up to `limit` rows of a share's change log behind `since`.
@@ -79,20 +73,6 @@ impl Engine {
             rows.collect::<Result<Vec<_>, StoreError>>()
         });
         Ok(rows.await?.into_iter().flatten().collect())
-    }
-
-    /// Whether the node is well.
-    pub async fn health(&self) -> Health {
-        let store = Arc::clone(&self.0.around.store);
-        let dir = self.0.home.dir().to_owned();
-        let (works, free) = blocking(move || {
-            let free = rustix::fs::statvfs(&dir)
-                .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-            (store.check_working().is_ok(), free)
-        })
-        .await;
-        let shares_work = self.shares().iter().all(|share| share.state != ShareState::Error);
-        Health::judge(works, free, shares_work, wall_now())
     }
 
     fn known(&self, share: &ShareName) -> Result<(), EngineError> {

@@ -5,16 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use highwater_core::quality::Way;
 use highwater_core::wire::{Content, Control, Goodbye, Reply};
 use highwater_core::{NodeId, ShareName};
-use highwater_net::{Link, LinkHandle, WarningKind};
+use highwater_net::{DownReason, Link, LinkHandle, WarningKind};
 use tokio::sync::mpsc;
 
 use super::Inner;
 use crate::check::talk::Talk;
-use crate::fetch::source::{LinkId, Source};
+use crate::cluster::Told;
+use crate::fetch::source::{LinkId, LiveLine, Source};
+use crate::lines::Meter;
 use crate::report::Problem;
-use crate::serve::Service;
+use crate::report::event::Happening;
+use crate::serve::{Service, Tally};
 use crate::share::Event;
 
 /// How long a warning is shown after it was last given. The net repeats one that persists.
@@ -77,20 +81,33 @@ impl Links {
 impl Inner {
     /// A link has come up: tells the shares that list the peer, and begins to read it.
     pub(super) fn link_up(self: &Arc<Self>, link: Link) {
-        let Link { peer, control, content, control_in, content_in, handle, hello, addr, .. } = link;
+        let Link { peer, control, content, control_in, content_in, handle, hello, addr, dialled } =
+            link;
         if self.links.is_worth_telling(peer) {
             tracing::info!(%peer, name = %hello.name, %addr, "connected");
         }
         self.lookout.met(peer, hello.version.clone());
-        let source =
-            Source::new(self.links.next_id(), peer, content.clone(), Box::new(handle.clone()));
+        let id = self.links.next_id();
+        let meter = self.lines.link_up(id, peer, handle.clone());
+        let line = Box::new(LiveLine { handle: handle.clone(), meter: Arc::clone(&meter) });
+        let source = Source::new(id, peer, content.clone(), line);
         let talk = Arc::new(Talk::default());
         let up =
             Up { source: Arc::clone(&source), control: control.clone(), talk: Arc::clone(&talk) };
         self.links.up().insert(source.id, up);
-        let service = Service::start(peer, Arc::clone(&self.desks), content);
-        tokio::spawn(read_content(Arc::clone(self), Arc::clone(&source), content_in, service));
-        tokio::spawn(read_control(Arc::clone(self), source, talk, handle, (control, control_in)));
+        let tally = Tally { answers: Arc::clone(&self.cluster.answers), meter: Arc::clone(&meter) };
+        let service = Service::start(peer, Arc::clone(&self.desks), content, tally);
+        let reading = Reading { source: Arc::clone(&source), service, meter };
+        tokio::spawn(read_content(Arc::clone(self), content_in, reading));
+        let up = LinkedUp { source, talk, handle, control, dialled };
+        tokio::spawn(read_control(Arc::clone(self), up, control_in));
+    }
+
+    /// The newest link to a peer, to ask something of it directly.
+    pub(super) fn source_of(&self, peer: &NodeId) -> Option<Arc<Source>> {
+        let up = self.links.up();
+        let newest = up.values().rev().find(|up| up.source.peer == *peer);
+        newest.map(|up| Arc::clone(&up.source))
     }
 
     /// Makes known every link that is up to every share that lists its peer.
@@ -119,26 +136,51 @@ impl Inner {
     }
 }
 
-async fn read_control(
-    engine: Arc<Inner>,
+/// A link that has come up, as those who read it know it.
+struct LinkedUp {
     source: Arc<Source>,
     talk: Arc<Talk>,
     handle: LinkHandle,
-    (control, mut control_in): (mpsc::Sender<Control>, mpsc::Receiver<Control>),
+    control: mpsc::Sender<Control>,
+    dialled: bool,
+}
+
+async fn read_control(
+    engine: Arc<Inner>,
+    linked: LinkedUp,
+    mut control_in: mpsc::Receiver<Control>,
 ) {
+    let LinkedUp { source, talk, handle, control, dialled } = linked;
+    let (link, peer) = (source.id, source.peer);
+    let told = (control.clone(), handle.clone());
+    let up = Told::LinkUp { link, peer, control: told.0, handle: told.1, dialled };
+    engine.cluster.tell(up).await;
+    engine.happened(Happening::Link { node_id: peer, connected: true, reason: String::new() });
     engine.announce(&source, &control, true).await;
     let answers = control.downgrade();
     drop(control);
     while let Some(message) = control_in.recv().await {
         let message = talk.heard(&engine.desks, source.peer, &answers, message);
         let Some(message) = message else { continue };
-        let Some(share) = share_of(&message).cloned() else { continue };
+        let Some(share) = share_of(&message).cloned() else {
+            engine.cluster.tell(Told::Control { link, message: Box::new(message) }).await;
+            continue;
+        };
         let event = Event::Control(source.id, Box::new(message));
         engine.send(&share, &source.peer, event).await;
     }
     engine.links.up().remove(&source.id);
     talk.ended();
     let reason = handle.closed().await;
+    let parted = matches!(
+        reason,
+        DownReason::Closed(Goodbye::NotAPeer | Goodbye::NotNeeded)
+            | DownReason::ClosedByPeer(Goodbye::NotAPeer | Goodbye::NotNeeded)
+    );
+    engine.lines.link_down(link);
+    let why = reason.to_string();
+    engine.happened(Happening::Link { node_id: peer, connected: false, reason: why });
+    engine.cluster.tell(Told::LinkDown { link, parted }).await;
     if engine.links.is_worth_telling(source.peer) {
         tracing::info!(peer = %source.peer, %reason, "disconnected");
     }
@@ -150,15 +192,23 @@ async fn read_control(
     }
 }
 
+/// Who reads what comes on a content stream.
+struct Reading {
+    source: Arc<Source>,
+    service: Service,
+    meter: Arc<Meter>,
+}
+
 async fn read_content(
     engine: Arc<Inner>,
-    source: Arc<Source>,
     mut content_in: mpsc::Receiver<Content>,
-    service: Service,
+    reading: Reading,
 ) {
+    let Reading { source, service, meter } = reading;
     while let Some(message) = content_in.recv().await {
         match message {
             Content::Reply { id, reply } => {
+                meter.moved(Way::In, reply.content_bytes());
                 let is_long = matches!(reply, Reply::Bytes(_) | Reply::Manifest { .. });
                 source.router.deliver(id, reply);
                 // Whoever asked was just woken on this thread, and no other thread takes it over: a
@@ -184,7 +234,7 @@ async fn read_content(
     source.router.fail_all();
 }
 
-/// The share that a message is about.
+/// The share that a message is about; what is about none is the cluster's.
 fn share_of(message: &Control) -> Option<&ShareName> {
     match message {
         Control::Offer(offer) => Some(&offer.share),
@@ -192,12 +242,7 @@ fn share_of(message: &Control) -> Option<&ShareName> {
         Control::Batch(batch) => Some(&batch.share),
         Control::Ack(ack) => Some(&ack.share),
         Control::Standing(standing) => Some(&standing.share),
-        Control::Hello(_)
-        | Control::CheckAsk { .. }
-        | Control::CheckAnswer { .. }
-        | Control::Ping(_)
-        | Control::Pong(_)
-        | Control::Goodbye(_) => None,
+        _ => None,
     }
 }
 

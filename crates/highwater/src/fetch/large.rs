@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use highwater_core::choice::{Candidate, is_better_off, worth_asking};
 use highwater_core::fetch::{ChunkSet, Fetch};
 use highwater_core::wire::{Acked, Ask, Content, Refusal, Reply, RequestId};
 use highwater_core::{ChunkSizes, ContentHash, Key, Manifest};
@@ -38,13 +39,18 @@ const WRITE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const RECORD_FROM: u64 = 2 * 1024 * 1024;
 /// Requests of one transfer under way, however small the runs are that it misses.
 const REQUESTS_MAX: usize = 64;
-/// A request that brings nothing for this long, on a link that is up, is given up.
+/// A request that brings nothing for this long, on a link that is up, is given up, even if there is
+/// nobody else to ask.
 const STALL: Duration = Duration::from_secs(10);
 /// When nobody has sent anything for this long, the transfer is interrupted, whether or not a link
 /// has ended: people see it waiting, and where it is taken up again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a source that lacks the content is left alone.
 const LACKING: Duration = Duration::from_secs(1);
+/// A source that is not worth asking is asked for a little this often, in case it has become faster.
+const TRY_EVERY: Duration = Duration::from_secs(3);
+/// How much that is: one chunk, whatever its length.
+const TRIED_BYTES: u64 = 1;
 /// How often stalls and overdue syncs are looked for.
 const TICK: Duration = Duration::from_millis(100);
 /// Bytes reused in one go, between looks at what else is to do.
@@ -106,6 +112,7 @@ async fn transfer(
         arrivals,
         asked: BTreeMap::new(),
         lacking: BTreeMap::new(),
+        tried: BTreeMap::new(),
         served_by: BTreeSet::new(),
         syncing: None,
         synced: Instant::now(),
@@ -189,6 +196,8 @@ struct Transfer<'a> {
     asked: BTreeMap<RequestId, Asked>,
     /// Sources that are left alone until then.
     lacking: BTreeMap<LinkId, Instant>,
+    /// When sources were last asked.
+    tried: BTreeMap<LinkId, Instant>,
     /// Who has sent bytes, and is told how far they are durable.
     served_by: BTreeSet<LinkId>,
     syncing: Option<JoinHandle<Result<(ChunkSet, u64), WriteError>>>,
@@ -229,7 +238,7 @@ impl Transfer<'_> {
                 Some(arrival) = self.arrivals.recv() => self.take(arrival).await?,
                 outcome = sync_end(&mut self.syncing) => self.recorded(outcome, &now).await?,
                 _ = sources.changed() => {}
-                _ = tick.tick() => self.look_for_stalls(),
+                _ = tick.tick() => self.look_for_stalls(&now),
             }
             self.sync_if_due()?;
             if self.is_refused_by_all(&now) {
@@ -290,17 +299,17 @@ impl Transfer<'_> {
     async fn ask(&mut self, sources: &[Arc<Source>]) {
         let now = Instant::now();
         self.lacking.retain(|_, until| *until > now);
-        for source in sources {
-            if self.lacking.contains_key(&source.id) {
-                continue;
-            }
+        for (source, room_max) in self.choose(sources) {
             loop {
-                let room = source.room();
-                let idle = !self.asked.values().any(|asked| asked.source.id == source.id);
-                if (room == 0 && !idle) || self.asked.len() >= REQUESTS_MAX {
+                let room = source.room().min(room_max);
+                let idle = !self.asks(source.id);
+                // Who is only tried is asked for one run.
+                let tried = room_max == TRIED_BYTES && !idle;
+                if tried || (room == 0 && !idle) || self.asked.len() >= REQUESTS_MAX {
                     break;
                 }
                 let Some(run) = self.fetch.next_run(&self.manifest, room.max(1)) else { return };
+                self.tried.insert(source.id, now);
                 let ask = Ask::Range {
                     content: self.manifest.content(),
                     offset: run.offset,
@@ -310,13 +319,45 @@ impl Transfer<'_> {
                     source.ask(&self.ground.share, ask, run.length, &self.inbox.clone()).await;
                 let Some(id) = asked else { break };
                 self.fetch.asked(id, source.id, run);
-                let source = Arc::clone(source);
+                let source = Arc::clone(&source);
                 self.asked.insert(id, Asked { source, owed: run.length, heard: now });
                 if let Some(writer) = &mut self.writer {
                     writer.expect(id, run);
                 }
             }
         }
+    }
+
+    fn asks(&self, link: LinkId) -> bool {
+        self.asked.values().any(|asked| asked.source.id == link)
+    }
+
+    /// Whom to ask, in which order, and how much at a time: all that bring the end nearer, and now and
+    /// then a little of one that would not, to see whether it still is as slow.
+    fn choose(&self, sources: &[Arc<Source>]) -> Vec<(Arc<Source>, u64)> {
+        let free = sources.iter().filter(|source| !self.lacking.contains_key(&source.id));
+        let free: Vec<&Arc<Source>> = free.collect();
+        let candidates: Vec<Candidate> = free.iter().map(|source| source.candidate()).collect();
+        let nobody_known = candidates.iter().all(|candidate| candidate.rate == 0);
+        let worth = worth_asking(&candidates, self.remaining());
+        let unknown = |place: usize| candidates[place].rate == 0 && !nobody_known;
+        let room = |place: usize| if unknown(place) { TRIED_BYTES } else { u64::MAX };
+        let mut chosen: Vec<(Arc<Source>, u64)> =
+            worth.iter().map(|place| (Arc::clone(free[*place]), room(*place))).collect();
+        let others = (0..free.len()).filter(|place| !worth.contains(place));
+        let due = others.filter(|place| {
+            let tried = self.tried.get(&free[*place].id);
+            !candidates[*place].silent && tried.is_none_or(|at| at.elapsed() > TRY_EVERY)
+        });
+        chosen.extend(due.map(|place| (Arc::clone(free[place]), TRIED_BYTES)));
+        chosen
+    }
+
+    /// About how many bytes are missing.
+    fn remaining(&self) -> u64 {
+        let chunks = self.manifest.chunks().len().max(1) as u64;
+        let missing = chunks.saturating_sub(self.fetch.held().len() as u64);
+        (u128::from(self.manifest.size()) * u128::from(missing) / u128::from(chunks)) as u64
     }
 
     /// Takes in everything that has arrived, and writes it.
@@ -434,7 +475,7 @@ impl Transfer<'_> {
         }
     }
 
-    fn look_for_stalls(&mut self) {
+    fn look_for_stalls(&mut self, sources: &[Arc<Source>]) {
         let paused = self.asked.values().all(|asked| asked.heard.elapsed() > PAUSE);
         if paused && !self.asked.is_empty() && !self.broken {
             self.broken = true;
@@ -443,11 +484,43 @@ impl Transfer<'_> {
         let stalled: Vec<RequestId> = self
             .asked
             .iter()
-            .filter(|(_, asked)| asked.heard.elapsed() > STALL)
+            .filter(|(_, asked)| asked.heard.elapsed() > self.patience(asked, sources))
             .map(|(&id, _)| id)
             .collect();
         for id in stalled {
             self.refused(id, Refusal::Busy);
+        }
+        self.take_over_the_last(sources);
+    }
+
+    /// How long an answer may bring nothing. Where somebody else can be asked nobody waits long.
+    fn patience(&self, asked: &Asked, sources: &[Arc<Source>]) -> Duration {
+        let other = sources.iter().any(|source| {
+            let able = !self.lacking.contains_key(&source.id) && !source.line.is_silent();
+            source.id != asked.source.id && able
+        });
+        if other { asked.source.candidate().patience().min(STALL) } else { STALL }
+    }
+
+    /// When nothing is left to ask for, what a slow source still owes is asked of a fast one.
+    fn take_over_the_last(&mut self, sources: &[Arc<Source>]) {
+        if self.fetch.next_run(&self.manifest, 1).is_some() {
+            return;
+        }
+        let idle = sources.iter().filter(|s| !self.asks(s.id) && !self.lacking.contains_key(&s.id));
+        let idle: Vec<Candidate> = idle.map(|source| source.candidate()).collect();
+        let slow: Vec<(RequestId, LinkId)> = self
+            .asked
+            .iter()
+            .filter(|(_, asked)| {
+                let slow = asked.source.candidate();
+                idle.iter().any(|idle| !idle.silent && is_better_off(asked.owed, &slow, idle))
+            })
+            .map(|(id, asked)| (*id, asked.source.id))
+            .collect();
+        for (id, link) in slow {
+            self.leave_alone(link);
+            self.close(id);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_core::ContentHash;
+use highwater_core::choice::Candidate;
 use highwater_core::wire::{Ask, Reply, RequestId, SMALLS_MAX};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -19,7 +20,8 @@ use crate::router::Arrival;
 const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
 /// Requests under way at one peer: one is being answered, one written, one on its way.
 const REQUESTS_MAX: usize = 3;
-/// An answer that makes no progress for this long is given up; the peer may be asked again.
+/// An answer that makes no progress for this long is given up, even if there is nobody else to ask;
+/// the peer may be asked again.
 const STALL: Duration = Duration::from_secs(10);
 /// How long to wait before asking again for what nobody had.
 const RETRY: Duration = Duration::from_secs(1);
@@ -69,6 +71,30 @@ pub(crate) async fn run(ground: Ground, mut wishes: mpsc::UnboundedReceiver<Wish
     }
 }
 
+/// What one source may be asked for at a time.
+struct Allowed {
+    requests: usize,
+    contents: usize,
+    bytes: u64,
+}
+
+impl Allowed {
+    /// A source that is much slower than the best gets as much less, so that nobody waits for it at
+    /// the end; one that nobody knows is tried as if it were good.
+    fn beside(best: u64, source: &Candidate) -> Self {
+        let part = |whole: u64| match source.rate {
+            0 => whole,
+            rate => (u128::from(whole) * u128::from(rate) / u128::from(best.max(rate))) as u64,
+        };
+        let slow = source.rate > 0 && source.rate < best / 4;
+        Self {
+            requests: if slow { 1 } else { REQUESTS_MAX },
+            contents: part(SMALLS_MAX as u64).max(1) as usize,
+            bytes: part(REQUEST_BYTES_MAX).max(1),
+        }
+    }
+}
+
 struct Smalls {
     ground: Ground,
     queue: VecDeque<(ContentHash, u64)>,
@@ -104,20 +130,33 @@ impl Smalls {
     }
 
     fn ask(&mut self, sources: &[Arc<Source>]) {
-        for source in sources {
-            while self.at_link.get(&source.id).copied().unwrap_or(0) < REQUESTS_MAX {
-                let batch = self.batch(source.id);
+        let candidates: Vec<Candidate> = sources.iter().map(|s| s.candidate()).collect();
+        let best = candidates.iter().map(|candidate| candidate.rate).max().unwrap_or(0);
+        let others = |place: usize| candidates.iter().enumerate().filter(move |(o, _)| *o != place);
+        for (place, source) in sources.iter().enumerate() {
+            let candidate = &candidates[place];
+            if candidate.silent && others(place).any(|(_, other)| !other.silent) {
+                continue;
+            }
+            let allowed = Allowed::beside(best, candidate);
+            let patience = match others(place).next() {
+                Some(_) => candidate.patience().min(STALL),
+                None => STALL,
+            };
+            while self.at_link.get(&source.id).copied().unwrap_or(0) < allowed.requests {
+                let batch = self.batch(source.id, &allowed);
                 if batch.is_empty() {
                     break;
                 }
                 *self.at_link.entry(source.id).or_default() += 1;
-                self.asking.spawn(fetch(self.ground.clone(), Arc::clone(source), batch));
+                let (ground, source) = (self.ground.clone(), Arc::clone(source));
+                self.asking.spawn(fetch(ground, source, batch, patience));
             }
         }
     }
 
     /// Takes the next contents that this link may have.
-    fn batch(&mut self, link: LinkId) -> Vec<(ContentHash, u64)> {
+    fn batch(&mut self, link: LinkId, allowed: &Allowed) -> Vec<(ContentHash, u64)> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut passed_over = VecDeque::new();
         while let Some((content, size)) = self.queue.pop_front() {
@@ -130,7 +169,7 @@ impl Smalls {
             }
             batch.push((content, size));
             bytes += size;
-            if batch.len() == SMALLS_MAX || bytes >= REQUEST_BYTES_MAX {
+            if batch.len() >= allowed.contents || bytes >= allowed.bytes {
                 break;
             }
         }
@@ -176,14 +215,19 @@ impl Smalls {
 }
 
 /// Asks one peer for a batch and stages what comes.
-async fn fetch(ground: Ground, source: Arc<Source>, batch: Vec<(ContentHash, u64)>) -> Outcome {
+async fn fetch(
+    ground: Ground,
+    source: Arc<Source>,
+    batch: Vec<(ContentHash, u64)>,
+    patience: Duration,
+) -> Outcome {
     let (inbox, mut arrivals) = mpsc::unbounded_channel();
     let ask = Ask::Smalls(batch.iter().map(|(content, _)| *content).collect());
     let mut missing: BTreeMap<usize, (ContentHash, u64)> =
         batch.iter().copied().enumerate().collect();
     let mut refused = false;
     if let Some(id) = source.ask(&ground.share, ask, 0, &inbox).await {
-        refused = collect(&ground, id, &mut arrivals, &mut missing).await;
+        refused = collect(&ground, id, &mut arrivals, &mut missing, patience).await;
         source.router.close(id);
     }
     Outcome { link: source.id, missing: missing.into_values().collect(), lacking: refused }
@@ -196,12 +240,13 @@ async fn collect(
     id: RequestId,
     arrivals: &mut mpsc::UnboundedReceiver<Arrival>,
     missing: &mut BTreeMap<usize, (ContentHash, u64)>,
+    patience: Duration,
 ) -> bool {
     let mut open = missing.len();
     let mut answered = BTreeSet::new();
     let mut refused = false;
     while open > 0 {
-        let Ok(Some(first)) = timeout(STALL, arrivals.recv()).await else { return refused };
+        let Ok(Some(first)) = timeout(patience, arrivals.recv()).await else { return refused };
         let mut bodies = Vec::new();
         let mut next = Some(first);
         while let Some(arrival) = next {

@@ -4,12 +4,14 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use highwater_core::choice::Candidate;
 use highwater_core::window::Window;
 use highwater_core::wire::{Ask, Content, Goodbye, RequestId};
 use highwater_core::{NodeId, ShareName, Time};
 use highwater_net::LinkHandle;
 use tokio::sync::mpsc;
 
+use crate::lines::Meter;
 use crate::router::{Inbox, Router};
 
 /// Names one link of this process for ever.
@@ -20,17 +22,40 @@ pub(crate) struct LinkId(pub(crate) u64);
 pub(crate) trait Line: Debug + Send + Sync {
     /// The shortest round trip, once measured.
     fn round_trip_min(&self) -> Option<Duration>;
+    /// Whether the peer owes an answer for too long.
+    fn is_silent(&self) -> bool {
+        false
+    }
+    /// What its transfers have lately delivered, in bytes a second.
+    fn rate(&self) -> Option<u64> {
+        None
+    }
     /// Closes the link, telling the peer why.
     fn close(&self, reason: Goodbye);
 }
 
-impl Line for LinkHandle {
+/// A link of the net, and what is measured on its line.
+#[derive(Debug)]
+pub(crate) struct LiveLine {
+    pub(crate) handle: LinkHandle,
+    pub(crate) meter: Arc<Meter>,
+}
+
+impl Line for LiveLine {
     fn round_trip_min(&self) -> Option<Duration> {
-        self.stats().rtt_min
+        self.handle.stats().rtt_min
+    }
+
+    fn is_silent(&self) -> bool {
+        self.handle.stats().silent
+    }
+
+    fn rate(&self) -> Option<u64> {
+        self.meter.rate_in()
     }
 
     fn close(&self, reason: Goodbye) {
-        LinkHandle::close(self, reason);
+        self.handle.close(reason);
     }
 }
 
@@ -70,6 +95,17 @@ impl Source {
     /// Its recent rate in bytes a second.
     pub(crate) fn rate(&self) -> u64 {
         self.window().rate()
+    }
+
+    /// What there is to choose it by.
+    pub(crate) fn candidate(&self) -> Candidate {
+        let window = self.window();
+        Candidate {
+            rate: self.line.rate().unwrap_or_else(|| window.rate()),
+            round_trip: self.line.round_trip_min().unwrap_or_default(),
+            under_way: window.under_way(),
+            silent: self.line.is_silent(),
+        }
     }
 
     pub(crate) fn arrived(&self, bytes: u64) {
