@@ -137,14 +137,39 @@ fn commands_for_the_daemon_answer_four_without_one() {
 #[test]
 fn commands_of_later_versions_say_so_and_make_nothing_up() {
     let home = Home::initialised();
-    let later: [&[&str]; 4] =
-        [&["alerts"], &["token", "list"], &["dev", "status"], &["invite", "docs"]];
+    let later: [&[&str]; 2] = [&["invite", "docs"], &["join", "CODE", "/p"]];
     for args in later {
         let outcome = home.run(args);
         outcome.expect_code(FAILED);
         assert!(outcome.stderr().contains("not available"), "{args:?}: {}", outcome.stderr());
         assert!(outcome.stdout().is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn tokens_are_made_shown_once_listed_and_revoked() {
+    let home = Home::initialised();
+    let made = home.run(&["token", "create", "--scope", "read", "--expires", "30d", "--json"]);
+    let made = made.expect_code(0).json();
+    let (id, token) = (made["id"].as_str().expect("an id"), made["token"].as_str().expect("one"));
+    assert!(token.starts_with("hw_") && token.contains(id), "{made}");
+    let plain = home.run(&["token", "create", "--scope", "admin"]);
+    assert!(
+        plain.expect_code(0).stdout().starts_with("hw_"),
+        "the token alone: {}",
+        plain.stdout()
+    );
+    let listed = home.run(&["token", "list", "--json"]).expect_code(0).json();
+    let scopes: Vec<_> = listed["tokens"].as_array().expect("tokens").iter().collect();
+    assert_eq!(
+        (scopes[0]["scope"].as_str(), scopes[1]["scope"].as_str()),
+        (Some("read"), Some("admin"))
+    );
+    assert!(!listed.to_string().contains(token), "what it is made of is not kept");
+    home.run(&["token", "revoke", id]).expect_code(0);
+    home.run(&["token", "revoke", id]).expect_code(FAILED);
+    home.run(&["token", "create", "--scope", "all"]).expect_code(2);
+    home.run(&["token", "create", "--scope", "read", "--expires", "soon"]).expect_code(2);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod commands;
 mod daemon;
+mod dev;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

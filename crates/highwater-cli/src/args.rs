@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
-use highwater::config::{HTTP_ADDR_DEFAULT, SYNC_ADDR_DEFAULT, ShareMode};
+use highwater::config::{HTTP_ADDR_DEFAULT, SYNC_ADDR_DEFAULT, ShareMode, parse_wait};
+use highwater::tokens::Scope;
 use highwater_core::{NodeId, ShareName};
 
 /// Keeps folders identical on several machines, and goes on where a broken transfer stopped.
@@ -128,12 +130,14 @@ pub(crate) enum Command {
     /// Show the cluster as this node sees it, and remove departed nodes
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Not available in this version: show alerts
-    Alerts(Later),
-    /// Not available in this version: manage access to the HTTP API
-    Token(Later),
-    /// Not available in this version: run a development cluster
-    Dev(Later),
+    /// Show firing and recent alerts
+    Alerts,
+    /// Manage access to the HTTP API beyond this machine
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Run a development cluster: some nodes on this machine that live on
+    #[command(subcommand)]
+    Dev(DevCommand),
 }
 
 /// The arguments of a command that this version does not have: whatever they are, the answer is
@@ -221,6 +225,73 @@ pub(crate) enum ShareCommand {
         /// Which share
         name: ShareName,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    /// Make a token and print it, once
+    Create {
+        /// What it allows: read or admin
+        #[arg(long)]
+        scope: Scope,
+        /// How long it is good for, such as 30d [default: until it is revoked]
+        #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
+        expires: Option<Duration>,
+    },
+    /// List the tokens; what they are made of is not kept
+    List,
+    /// Make a token worthless, at once
+    Revoke {
+        /// Which token, by its id
+        id: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DevCommand {
+    /// Make the cluster, start what does not run of it, and wait until every node sees the others
+    Up {
+        /// How many nodes [default: 3, or as many as there are]
+        #[arg(short, long, value_name = "N")]
+        nodes: Option<usize>,
+        /// What they share; may be given several times [default: docs]
+        #[arg(long = "share", value_name = "SHARE")]
+        shares: Vec<ShareName>,
+        /// The first node's HTTP port; the others' follow a hundred apart [default: 8080]
+        #[arg(long, value_name = "PORT")]
+        http: Option<u16>,
+        /// The first node's sync port; the others' follow a hundred apart [default: 7420]
+        #[arg(long, value_name = "PORT")]
+        sync: Option<u16>,
+        #[command(flatten)]
+        place: DevPlace,
+    },
+    /// Show all nodes in one table
+    Status {
+        #[command(flatten)]
+        place: DevPlace,
+    },
+    /// Stop all nodes, by their recorded processes
+    Down {
+        /// Remove the cluster's directory, with the nodes' homes and folders
+        #[arg(long)]
+        purge: bool,
+        #[command(flatten)]
+        place: DevPlace,
+    },
+    /// Cut a real transfer on the running cluster for ten seconds, and judge what comes of it
+    FaultTest {
+        #[command(flatten)]
+        place: DevPlace,
+    },
+}
+
+/// Where a development cluster lies.
+#[derive(Args, Debug)]
+pub(crate) struct DevPlace {
+    /// The cluster's directory [default: highwater-dev in the platform's data directory]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -325,9 +396,14 @@ mod tests {
             "cluster nodes --json",
             "cluster remove ID",
             "alerts",
-            "token create --scope read",
+            "token create --scope read --expires 30d",
+            "token list",
+            "token revoke 0123abcd",
             "demo --json --keep",
-            "dev up -n 3",
+            "dev up -n 3 --dir /d --share a --share b --http 9080 --sync 9420",
+            "dev status --json",
+            "dev down --purge",
+            "dev fault-test --dir /d",
             "completions bash",
             "man",
         ];

@@ -1,8 +1,9 @@
-//! Commands that ask the running daemon: `status`, `transfers`, `log` and `conflicts`.
+//! Commands that ask the running daemon: `status`, `transfers`, `log`, `conflicts`
+//! and `alerts`.
 
 use highwater::control::{Client, Next, Request};
 use highwater::home::Home;
-use highwater::report::{ConflictRow, LogRow, Status, Transfer};
+use highwater::report::{AlertsReport, ConflictRow, LogRow, Status, Transfer};
 use highwater_core::{Seq, ShareName};
 use serde_json::json;
 
@@ -85,6 +86,12 @@ pub(crate) fn conflicts(
     } else {
         show::conflicts(&rows, output)
     }
+}
+
+/// Shows what fires, and what was resolved lately.
+pub(crate) fn alerts(home: &Home, output: &mut Output) -> Result<(), Failure> {
+    let report: AlertsReport = Client::new(home).one(&Request::Alerts)?;
+    if output.is_json() { output.json(&report) } else { show::alerts(&report, output) }
 }
 
 /// Takes every item of an answer; the first one that cannot be shown ends it.

@@ -7,6 +7,7 @@ use highwater::config::ConfigError;
 use highwater::config_edit::EditError;
 use highwater::control::ControlError;
 use highwater::home::{HomeError, IdentityError};
+use highwater::tokens::TokenError;
 
 /// The exit codes of the contract, beside 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +81,15 @@ impl From<EditError> for Failure {
         match error {
             EditError::Home(e) => e.into(),
             EditError::Config(e) => e.into(),
+            other => Self::failed(other),
+        }
+    }
+}
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Home(e) => e.into(),
             other => Self::failed(other),
         }
     }

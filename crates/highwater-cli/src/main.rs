@@ -12,6 +12,7 @@ mod check;
 mod cluster;
 mod daemon;
 mod demo;
+mod dev;
 mod edit;
 mod failure;
 mod hash;
@@ -21,6 +22,7 @@ mod net;
 mod output;
 mod show;
 mod text;
+mod token;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -79,8 +81,8 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Check(args) => check::check(&home()?, &args, output),
         Command::Net(args) => net::net(&home()?, &args, output),
         Command::Cluster(command) => cluster::cluster(&home()?, &command, output),
-        Command::Alerts(_) => Err(Failure::later("alerts")),
-        Command::Token(_) => Err(Failure::later("token")),
-        Command::Dev(_) => Err(Failure::later("dev")),
+        Command::Alerts => ask::alerts(&home()?, output),
+        Command::Token(command) => token::token(&home()?, command, output),
+        Command::Dev(command) => dev::dev(command, output),
     }
 }

@@ -1,7 +1,8 @@
 //! The daemon's answers as tables for people.
 
 use highwater::report::{
-    CheckBrief, ConflictRow, LogRow, PeerStatus, Position, ShareStatus, Status, Transfer,
+    AlertRow, AlertsReport, CheckBrief, ConflictRow, Delivery, LogRow, PeerStatus, Position,
+    ShareStatus, Status, Transfer,
 };
 
 use crate::failure::Failure;
@@ -196,6 +197,40 @@ pub(crate) fn conflicts(rows: &[ConflictRow], output: &mut Output) -> Result<(),
         })
         .collect();
     print(output, table(["SHARE", "SIZE", "CHANGED", "BY", "LOST TO", "KEPT AS"], &rows))
+}
+
+/// Shows what fires, what was resolved lately, and whether it was told.
+pub(crate) fn alerts(report: &AlertsReport, output: &mut Output) -> Result<(), Failure> {
+    if report.firing.is_empty() {
+        output.line("No alert is firing.")?;
+    }
+    for alert in &report.firing {
+        output.alarm(format_args!("{} since {}", headline(alert), escaped(&alert.since)))?;
+        output.line(format_args!("  {}", escaped(&alert.cause)))?;
+        output.line(format_args!("  {}", escaped(&alert.what_to_do)))?;
+    }
+    if !report.recent.is_empty() {
+        output.line("")?;
+        output.heading("Resolved lately")?;
+        for alert in &report.recent {
+            let ended = alert.resolved.as_deref().unwrap_or_default();
+            let (since, ended) = (escaped(&alert.since), escaped(ended));
+            output.line(format_args!("{} from {since} to {ended}", headline(alert)))?;
+        }
+    }
+    for (name, told) in [("webhook", &report.webhook), ("Alertmanager", &report.alertmanager)] {
+        if told.failing || told.dropped > 0 {
+            let Delivery { queued, sent, dropped, .. } = told;
+            output.alarm(format_args!(
+                "the {name} does not take alerts: {queued} wait, {sent} taken, {dropped} given up"
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn headline(alert: &AlertRow) -> String {
+    format!("{}: {}", alert.rule.as_str(), escaped(&alert.subject))
 }
 
 /// Shows a table, its first line as the heading.

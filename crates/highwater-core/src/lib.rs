@@ -6,6 +6,7 @@
 //! played through in one test. Content bytes pass through only where they are hashed or cut.
 #![forbid(unsafe_code)]
 
+pub mod alert;
 pub mod check;
 pub mod choice;
 pub mod chunk;
@@ -19,6 +20,7 @@ pub mod health;
 pub mod id;
 pub mod intake;
 pub mod key;
+pub mod lag;
 pub mod log;
 pub mod member;
 pub mod membership;

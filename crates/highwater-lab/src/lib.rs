@@ -10,6 +10,7 @@
 //! - [`hostile`]: a peer that speaks the protocol wrongly on purpose, byte by byte.
 //! - [`fuzz`]: inputs that nobody thought of, for everything that reads what comes from outside.
 //! - [`demo`]: the main job on one machine, with a severed link, for the eyes.
+//! - [`dev`]: a development cluster of real daemons that live on, and its fault-tolerance test.
 //! - [`crash`]: power cuts, deaths and failing disks, and what must hold after them.
 //! - [`cuts`]: one transfer after another, cut by the thousand.
 //! - [`chaos`]: nodes, clients and a nemesis for hours, with an auditor.
@@ -27,6 +28,7 @@ pub mod crash;
 pub mod cuts;
 pub mod damage;
 pub mod demo;
+pub mod dev;
 pub mod dice;
 pub mod faults;
 pub mod fuzz;

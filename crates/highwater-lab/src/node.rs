@@ -92,6 +92,11 @@ impl Node {
         Ok(node)
     }
 
+    /// A node that was made before. Its process, if it has one, is not this value's.
+    pub(crate) fn existing(spec: NodeSpec, parent: &Path, id: &str) -> Node {
+        Node { dir: parent.join(&spec.name), spec, id: id.to_owned(), process: None }
+    }
+
     /// This node as another one that has been given a copy of `other`'s home.
     pub fn with_identity_of(mut self, other: &Node) -> Result<Node> {
         self.id = self.run(&["id"])?.trim().to_owned();

@@ -1,37 +1,31 @@
 //! Checks over HTTP: `POST /api/v1/checks` begins one, `GET` lists them and tells of one.
 
-use axum::extract::rejection::JsonRejection;
+use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use highwater::check::report::{CheckReport, Origin, Repair};
 use highwater::check::{CheckId, CheckSpec};
 use highwater::{Engine, EngineError, NodeId, ShareName};
 use serde::{Deserialize, Serialize};
 
+use crate::api::asked;
 use crate::problem::Problem;
-
-pub(crate) fn routes() -> Router<Engine> {
-    Router::new()
-        .route("/api/v1/checks", get(list).post(begin))
-        .route("/api/v1/checks/{id}", get(one))
-}
 
 /// The checks that are known, without their differences.
 #[derive(Serialize)]
-struct List {
+pub(crate) struct List {
     checks: Vec<CheckReport>,
 }
 
-async fn list(State(engine): State<Engine>) -> Json<List> {
+pub(crate) async fn list(State(engine): State<Engine>) -> Json<List> {
     let checks = engine.checks().await.into_iter();
     let checks = checks.map(|report| CheckReport { differences: Vec::new(), ..report });
     Json(List { checks: checks.collect() })
 }
 
-async fn one(
+pub(crate) async fn one(
     State(engine): State<Engine>,
     Path(id): Path<String>,
 ) -> Result<Json<CheckReport>, Problem> {
@@ -68,11 +62,8 @@ enum Posted {
     Word(Repair),
 }
 
-async fn begin(
-    State(engine): State<Engine>,
-    order: Result<Json<Order>, JsonRejection>,
-) -> Result<Response, Problem> {
-    let Json(order) = order.map_err(|why| Problem::new(why.status(), why.body_text()))?;
+pub(crate) async fn begin(State(engine): State<Engine>, body: Bytes) -> Result<Response, Problem> {
+    let order: Order = asked(&body)?;
     let bad = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
     let peers = order.peers.iter().map(|peer| peer.parse::<NodeId>());
     let peers = peers.collect::<Result<_, _>>().map_err(|why| bad(format!("peers: {why}")))?;

@@ -1,8 +1,7 @@
 //! `GET /api/v1/events`: what happens, as server-sent events.
 //!
 //! The name of an event is that of what happened (`member`, `link`, `share`, `health`), its data one
-//! line of JSON. Who reads too slowly is told with an event `missed` how many were left out. A
-//! connection lives as long as any other; a client connects again, as browsers do by themselves.
+//! line of JSON. Who reads too slowly is told with an event `missed` how many were left out.
 
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};

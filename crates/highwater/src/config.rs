@@ -11,7 +11,9 @@
 //!
 //! `configs/node.toml` explains every key.
 
+mod alerts;
 mod check;
+mod endpoint;
 mod env;
 mod file;
 mod source;
@@ -25,6 +27,8 @@ use highwater_core::{NodeId, ShareName};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+pub use alerts::AlertsConfig;
+pub use endpoint::{Endpoint, Network};
 use file::{FileCheck, FileConfig, FilePeer, FileShare};
 use source::Source;
 pub(crate) use value::check_host_port;
@@ -36,6 +40,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// Where it listens.
     pub listen: ListenConfig,
+    /// When alerts fire, and where they are sent.
+    pub alerts: AlertsConfig,
     /// How the consistency checker works.
     pub check: CheckConfig,
     /// The folders it shares.
@@ -235,6 +241,7 @@ impl Config {
                 sync: file.listen.sync.map_or(SYNC_ADDR_DEFAULT, |addr| addr.0),
                 http: file.listen.http.map_or(HTTP_ADDR_DEFAULT, |addr| addr.0),
             },
+            alerts: alerts::resolve(&source, &file.alerts)?,
             check: resolve_check(&file.check),
             shares: resolve_each(&file.shares, |share| resolve_share(&source, share))?,
             peers: resolve_each(&file.peers, |peer| resolve_peer(&source, peer))?,
@@ -273,6 +280,14 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// A duration as it is written in the configuration: `"5s"`, `"30d"`.
+///
+/// # Errors
+/// A sentence that says how durations are written.
+pub fn parse_wait(text: &str) -> Result<Duration, String> {
+    text.parse().map(|value::Wait(wait)| wait)
 }
 
 /// The text of the configuration at `path`, refused when it is absurdly long.

@@ -41,6 +41,8 @@ pub enum Request {
         /// Of this share only.
         share: Option<ShareName>,
     },
+    /// One item: [`AlertsReport`](crate::report::AlertsReport).
+    Alerts,
     /// Reads the configuration again.
     Reload,
     /// Lets a held-back mass delete go out. One item: the number of entries.

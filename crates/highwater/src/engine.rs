@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use highwater_core::alert::{Measured, Rule};
 use highwater_core::wire::{Hello, PROTOCOL};
 use highwater_core::{InstanceId, NodeId, ShareName};
 use highwater_net::{Net, NetConfig, NetEvent};
@@ -30,6 +31,7 @@ use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
 use crate::lines::{self, Lines};
+use crate::lookout::{self, Lookout};
 use crate::report::event::{Happening, Occurrence};
 use crate::report::{self, rfc3339};
 use crate::serve::{Desk, Desks};
@@ -61,6 +63,7 @@ pub(crate) struct Inner {
     watchdog: Watchdog,
     happenings: broadcast::Sender<Occurrence>,
     config: Mutex<Config>,
+    lookout: Lookout,
     /// Held while shares are started and stopped; nothing else waits for it.
     shares: tokio::sync::Mutex<BTreeMap<ShareName, Share>>,
     started: Instant,
@@ -134,6 +137,7 @@ impl Engine {
             transfers: Arc::default(),
             changes: Arc::new(watch::Sender::default()),
         };
+        let lookout = Lookout::new(home.clone());
         let checks = Checks::new(home.checks_dir());
         let inner = Arc::new(Inner {
             home,
@@ -149,6 +153,7 @@ impl Engine {
             watchdog: Watchdog::default(),
             happenings: broadcast::Sender::new(HAPPENINGS_MAX),
             config: Mutex::new(config.clone()),
+            lookout,
             shares: tokio::sync::Mutex::default(),
             started: Instant::now(),
         });
@@ -160,6 +165,7 @@ impl Engine {
         tokio::spawn(listen(Arc::downgrade(&inner), events));
         tokio::spawn(lines::watch(Arc::downgrade(&inner)));
         tokio::spawn(health::watch(Arc::downgrade(&inner)));
+        tokio::spawn(keep_a_lookout(Arc::downgrade(&inner)));
         inner.set_peers();
         inner.resume_checks();
         tokio::spawn(checks::scrub(Arc::downgrade(&inner)));
@@ -174,6 +180,21 @@ impl Engine {
     /// Where it listens for peers.
     pub fn sync_addr(&self) -> SocketAddr {
         self.0.net.local_addr()
+    }
+
+    /// Where it keeps what is its own.
+    pub fn home(&self) -> &Home {
+        &self.0.home
+    }
+
+    /// The configuration that is in force.
+    pub fn config(&self) -> Config {
+        self.0.config().clone()
+    }
+
+    /// What is seen of the node over time: lags and alerts.
+    pub fn lookout(&self) -> &Lookout {
+        &self.0.lookout
     }
 
     /// What happens from now on. Who lags behind by more than 256 misses some, and is told so.
@@ -362,6 +383,44 @@ async fn listen(engine: std::sync::Weak<Inner>, mut events: mpsc::Receiver<NetEv
             }
         }
     }
+}
+
+/// Looks at the node now and then, as long as the engine lives.
+async fn keep_a_lookout(engine: std::sync::Weak<Inner>) {
+    lookout::run(|| async {
+        let Some(inner) = engine.upgrade() else { return false };
+        let engine = Engine(inner);
+        let (status, config) = (engine.status().await, engine.config().alerts);
+        engine.lookout().hand_in("clocks", clocks(&engine.peers().await.peers));
+        let free = free_bytes(engine.home().dir());
+        // The disk is waited for only when there is something to keep, which is seldom.
+        if let Some(turned) = engine.lookout().look(&status, free, &config) {
+            blocking(move || engine.lookout().keep(&turned)).await;
+        }
+        true
+    })
+    .await;
+}
+
+/// How far the clocks of linked peers are from this node's.
+fn clocks(peers: &[report::net::Peer]) -> Vec<Measured> {
+    let skew = |peer: &report::net::Peer| {
+        let offset_ms = peer.clock_offset_ms.filter(|_| peer.connected)?;
+        let seconds = offset_ms as f64 / 1000.0;
+        Some(Measured {
+            rule: Rule::ClockSkew,
+            subject: peer.name.clone(),
+            value: seconds.abs(),
+            cause: format!("the clock of {} is {seconds:.1} s later than this node's", peer.name),
+        })
+    };
+    peers.iter().filter_map(skew).collect()
+}
+
+/// Room on the disk that `dir` lies on, for this user; `None` when the system does not say.
+pub(crate) fn free_bytes(dir: &std::path::Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// What is remembered of the cluster, with this start's incarnation, which is durable already.

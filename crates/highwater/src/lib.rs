@@ -12,11 +12,13 @@ pub mod engine;
 mod fetch;
 pub mod home;
 mod lines;
+pub mod lookout;
 pub mod report;
 mod router;
 mod serve;
 mod share;
 pub mod simulation;
+pub mod tokens;
 
 pub use check::CheckSpec;
 pub use config::Config;

@@ -1,6 +1,6 @@
 //! Variables `HIGHWATER_<SECTION>_<KEY>` that replace single values of the file.
 //!
-//! `[node]`, `[listen]` and `[check]` are there once. A variable for `[[share]]` or `[[peer]]` sets the key in
+//! `[node]`, `[listen]`, `[alerts]` and `[check]` are there once; lists are separated by commas. A variable for `[[share]]` or `[[peer]]` sets the key in
 //! each of them, and makes the first one where the file has none, so that a container needs no
 //! file at all.
 
@@ -11,7 +11,7 @@ use std::str::FromStr;
 use toml::Spanned;
 
 use super::ConfigError;
-use super::file::{FileConfig, FilePeer, FileShare};
+use super::file::{FileAlerts, FileConfig, FilePeer, FileShare};
 use super::source::plain;
 
 const PREFIX: &str = "HIGHWATER_";
@@ -51,6 +51,9 @@ fn set(file: &mut FileConfig, name: &str, value: &str) -> Result<(), String> {
         "CHECK_SCRUB_RATE" => file.check.scrub_rate = Some(parsed(value)?),
         "CHECK_HEAL" => file.check.heal = Some(parsed(value)?),
         _ => {
+            if let Some(key) = name.strip_prefix("ALERTS_") {
+                return set_alerts(&mut file.alerts, key, value);
+            }
             if let Some(key) = name.strip_prefix("SHARE_") {
                 return each(&mut file.shares, |share| set_share(share, key, value));
             }
@@ -61,6 +64,32 @@ fn set(file: &mut FileConfig, name: &str, value: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn set_alerts(alerts: &mut FileAlerts, key: &str, value: &str) -> Result<(), String> {
+    match key {
+        "ENABLED" => alerts.enabled = Some(parsed(value)?),
+        "OFF" => alerts.off = Some(listed(value)?),
+        "PEER_SILENT" => alerts.peer_silent = Some(placeless(parsed(value)?)),
+        "LAG_AGE" => alerts.lag_age = Some(placeless(parsed(value)?)),
+        "LAG_ENTRIES" => alerts.lag_entries = Some(placeless(parsed(value)?)),
+        "TRANSFER_STALLED" => alerts.transfer_stalled = Some(placeless(parsed(value)?)),
+        "CHECK_OVERDUE" => alerts.check_overdue = Some(placeless(parsed(value)?)),
+        "DISK_LOW" => alerts.disk_low = Some(parsed(value)?),
+        "CLOCK_SKEW" => alerts.clock_skew = Some(placeless(parsed(value)?)),
+        "CERTIFICATE_ENDING" => alerts.certificate_ending = Some(parsed(value)?),
+        "WEBHOOK" => alerts.webhook = Some(parsed(value)?),
+        "WEBHOOK_SECRET_FILE" => alerts.webhook_secret_file = Some(placeless(value.into())),
+        "ALERTMANAGER" => alerts.alertmanager = Some(parsed(value)?),
+        "ALLOW" => alerts.allow = Some(listed(value)?),
+        "CA_FILE" => alerts.ca_file = Some(placeless(value.into())),
+        _ => return Err(unknown()),
+    }
+    Ok(())
+}
+
+fn listed<T: FromStr<Err: Display>>(value: &str) -> Result<Vec<T>, String> {
+    value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(parsed).collect()
 }
 
 fn set_share(share: &mut FileShare, key: &str, value: &str) -> Result<(), String> {

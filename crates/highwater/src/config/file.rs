@@ -8,7 +8,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::ShareMode;
-use super::value::{Address, HostPort, Id, Rate, Wait};
+use super::value::{Address, HostPort, Id, Rate, Size, Wait};
+use super::{Endpoint, Network};
+use highwater_core::alert::Rule;
 
 #[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields)]
@@ -17,6 +19,8 @@ pub(super) struct FileConfig {
     pub(super) node: FileNode,
     #[serde(default)]
     pub(super) listen: FileListen,
+    #[serde(default)]
+    pub(super) alerts: FileAlerts,
     #[serde(default)]
     pub(super) check: FileCheck,
     #[serde(default, rename = "share")]
@@ -37,6 +41,26 @@ pub(super) struct FileNode {
 pub(super) struct FileListen {
     pub(super) sync: Option<Address>,
     pub(super) http: Option<Address>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileAlerts {
+    pub(super) enabled: Option<bool>,
+    pub(super) off: Option<Vec<Rule>>,
+    pub(super) peer_silent: Option<Spanned<Wait>>,
+    pub(super) lag_age: Option<Spanned<Wait>>,
+    pub(super) lag_entries: Option<Spanned<u64>>,
+    pub(super) transfer_stalled: Option<Spanned<Wait>>,
+    pub(super) check_overdue: Option<Spanned<Wait>>,
+    pub(super) disk_low: Option<Size>,
+    pub(super) clock_skew: Option<Spanned<Wait>>,
+    pub(super) certificate_ending: Option<Wait>,
+    pub(super) webhook: Option<Endpoint>,
+    pub(super) webhook_secret_file: Option<Spanned<PathBuf>>,
+    pub(super) alertmanager: Option<Endpoint>,
+    pub(super) allow: Option<Vec<Network>>,
+    pub(super) ca_file: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize, Default, Debug)]

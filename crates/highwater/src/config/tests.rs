@@ -31,8 +31,15 @@ fn the_explained_configuration_loads_and_names_every_key() {
     assert_eq!(config.shares[0].rescan_interval, RESCAN_INTERVAL_DEFAULT);
     assert_eq!(config.shares[0].mass_delete, MassDelete::default());
     assert!(config.peers[0].addr.is_some());
+    for rule in highwater_core::alert::Rule::ALL {
+        let (explained, default) = (config.alerts.levels(rule), rule.levels_default());
+        assert_eq!(explained, Some(default), "{rule:?} is explained with its default");
+        assert!(text.contains(rule.as_str()), "{rule:?} is not explained");
+    }
     let keys = "name user sync http path mode rescan_interval mass_delete_fraction \
-                mass_delete_entries_min paused id addr shares";
+                mass_delete_entries_min paused id addr shares enabled off peer_silent lag_age \
+                lag_entries transfer_stalled check_overdue disk_low clock_skew certificate_ending \
+                webhook webhook_secret_file alertmanager allow ca_file";
     for key in keys.split_whitespace() {
         assert!(text.contains(&format!("\n{key} =")), "{key} is not explained");
     }
@@ -82,6 +89,14 @@ fn a_refusal_names_the_key_and_the_line() {
         (format!("{peer}addr = \"host:0\"\n"), "line 3", "addr"),
         (format!("{peer}{peer}"), "line 4", "twice"),
         (format!("{peer}shares = [\n  \"docs\",\n]\n"), "line 4", "docs"),
+        ("[alerts]\noff = [\"nonsense\"]\n".into(), "line 2", "off"),
+        ("[alerts]\npeer_silent = \"1s\"\n".into(), "line 2", "peer_silent"),
+        ("[alerts]\nlag_entries = 0\n".into(), "line 2", "lag_entries"),
+        ("[alerts]\ndisk_low = \"10 GB\"\n".into(), "line 2", "disk_low"),
+        ("[alerts]\ndisk_low = \"99999999999TiB\"\n".into(), "line 2", "disk_low"),
+        ("[alerts]\nwebhook = \"file:///x\"\n".into(), "line 2", "webhook"),
+        ("[alerts]\nallow = [\"everything\"]\n".into(), "line 2", "allow"),
+        ("[alerts]\nca_file = \"ca.pem\"\n".into(), "line 2", "absolute"),
         ("[node]\nname = \"a\\u001b[2Jb\"\n".into(), "config.toml", "node.name"),
         ("[node]\n\u{1b}[2Jname = 1\n".into(), "line 2", "key"),
     ];
@@ -112,6 +127,23 @@ fn the_environment_replaces_single_values() {
 }
 
 #[test]
+fn alerts_are_on_unless_switched_off_and_their_levels_can_be_set() {
+    use highwater_core::alert::Rule;
+    let config = with_env(
+        "[alerts]\npeer_silent = \"1h\"\noff = [\"conflict\"]\n",
+        &[("HIGHWATER_ALERTS_DISK_LOW", "5GB"), ("HIGHWATER_ALERTS_ALLOW", "10.0.0.0/8, ::1")],
+    );
+    let alerts = config.expect("valid").alerts;
+    assert_eq!(alerts.levels(Rule::PeerSilent).map(|levels| levels.fire), Some(3600.0));
+    assert_eq!(alerts.levels(Rule::DiskLow).map(|levels| levels.fire), Some(5e9));
+    assert_eq!(alerts.levels(Rule::Conflict), None);
+    assert_eq!(alerts.levels(Rule::BitRot), Some(Rule::BitRot.levels_default()));
+    assert_eq!(alerts.allow.len(), 2);
+    let off = parse("[alerts]\nenabled = false\n").expect("valid").alerts;
+    assert!(off.levels.is_empty());
+}
+
+#[test]
 fn the_environment_alone_makes_a_share() {
     let config =
         with_env("", &[("HIGHWATER_SHARE_NAME", "docs"), ("HIGHWATER_SHARE_PATH", "/data")]);
@@ -126,6 +158,8 @@ fn a_variable_that_is_no_key_is_refused_by_its_name() {
         ("HIGHWATER_", "x"),
         ("HIGHWATER_SHARE_PAUSED", "perhaps"),
         ("HIGHWATER_LISTEN_SYNC", "here"),
+        ("HIGHWATER_ALERTS_OFF", "conflict,nonsense"),
+        ("HIGHWATER_ALERTS_WEBHOOK_URL", "http://example.net"),
     ] {
         let refused = with_env("", &[(name, value)]).expect_err(name).to_string();
         assert!(refused.contains(name), "{refused}");

@@ -72,6 +72,35 @@ impl FromStr for Rate {
 /// No wait is longer than a year: what goes beyond is a slip of the unit, and would overflow timers.
 const WAIT_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1000;
 
+/// A number of bytes such as `"500MB"` or `"1GiB"`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Size(pub(super) u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("{text:?} is not a size; write \"500MB\" or \"1GiB\"");
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| refused())?;
+        let unit: u64 = match unit {
+            "B" => 1,
+            "kB" => 1000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
+            _ => return Err(refused()),
+        };
+        number.checked_mul(unit).map(Self).ok_or_else(refused)
+    }
+}
+
 /// An address to listen on, `IP:PORT`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -142,4 +171,4 @@ macro_rules! from_string {
     )*};
 }
 
-from_string!(Wait, Rate, Address, HostPort, Id);
+from_string!(Wait, Size, Rate, Address, HostPort, Id);

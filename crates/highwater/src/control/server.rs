@@ -184,6 +184,7 @@ impl Session {
             Request::Conflicts { share } => {
                 answer.item(&engine.conflicts(share.as_ref()).await?).await?;
             }
+            Request::Alerts => answer.item(&engine.lookout().report()).await?,
             Request::Check { share, peers, deep, from_disk, repair } => {
                 let peers = peers.iter().map(|peer| peer.parse()).collect::<Result<_, _>>();
                 let peers = peers.map_err(|e: ParseIdError| Ended::failed(e))?;

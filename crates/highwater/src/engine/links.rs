@@ -86,6 +86,7 @@ impl Inner {
         if self.links.is_worth_telling(peer) {
             tracing::info!(%peer, name = %hello.name, %addr, "connected");
         }
+        self.lookout.met(peer, hello.version.clone());
         let id = self.links.next_id();
         let meter = self.lines.link_up(id, peer, handle.clone());
         let line = Box::new(LiveLine { handle: handle.clone(), meter: Arc::clone(&meter) });

@@ -81,7 +81,12 @@ impl std::ops::Deref for Shown {
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        self.transfers.all().remove(&(self.transfer.share.clone(), self.transfer.content));
+        let mut all = self.transfers.all();
+        let place = (self.transfer.share.clone(), self.transfer.content);
+        // The same content may have been begun again before this one was let go of.
+        if all.get(&place).is_some_and(|shown| Arc::ptr_eq(shown, &self.transfer)) {
+            all.remove(&place);
+        }
     }
 }
 
@@ -120,5 +125,25 @@ impl Transfer {
             bytes_per_second: self.rate.load(Ordering::Relaxed),
             state: phase.state,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A transfer that was taken up anew while the one before was still on its way out vanished
+    /// from `status` for the rest of its life.
+    #[test]
+    fn the_end_of_an_earlier_transfer_does_not_hide_a_later_one_of_the_same_content() {
+        let transfers = Arc::new(Transfers::default());
+        let (share, key) = ("docs".parse().expect("name"), Key::new("a").expect("key"));
+        let content = ContentHash::from_bytes([7; 32]);
+        let earlier = transfers.begin(&share, &key, content, 10);
+        let later = transfers.begin(&share, &key, content, 10);
+        drop(earlier);
+        assert_eq!(transfers.report().len(), 1);
+        drop(later);
+        assert_eq!(transfers.report().len(), 0);
     }
 }
