@@ -209,7 +209,10 @@ impl Rule {
                 (1.0, 0.0, Duration::ZERO, Duration::ZERO)
             }
             Rule::Conflict => (1.0, 0.0, Duration::ZERO, Duration::from_secs(10)),
-            Rule::CheckOverdue => (8.0 * DAY_SECONDS, DAY_SECONDS, Duration::ZERO, Duration::ZERO),
+            // A node reads everything again every 30 days by itself.
+            Rule::CheckOverdue => {
+                (40.0 * DAY_SECONDS, 5.0 * DAY_SECONDS, Duration::ZERO, Duration::ZERO)
+            }
             Rule::DiskLow => (GIB, 1.25 * GIB, Duration::from_secs(10), MINUTE),
             Rule::ClockSkew => (60.0, 30.0, Duration::from_secs(30), MINUTE),
             Rule::CertificateEnding => {
