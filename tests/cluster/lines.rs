@@ -97,7 +97,9 @@ fn most_of_a_content_comes_over_the_faster_of_two_lines() {
             report.connections.iter().map(|connection| connection.backward_bytes).sum()
         };
         let (fast, slow) = (came(0), came(1));
-        ensure!(fast > 8 * slow, "{fast} bytes came over the fast line, {slow} over the slow one");
+        // Blind to the lines it would be as much over either; a part of all requests explores the slow
+        // one, and what it was asked for at first comes too.
+        ensure!(fast > 4 * slow, "{fast} bytes came over the fast line, {slow} over the slow one");
         Ok(())
     });
 }
