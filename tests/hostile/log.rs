@@ -569,10 +569,13 @@ fn a_peer_that_poses_as_another_in_its_words_is_still_itself() {
             peer.control.say(&Offer::of(SHARE, EPOCH, 1).frame())?;
             peer.control.say(&Batch::of(SHARE, EPOCH, 0, &[entry]).frame())?;
             peer.wait_for(5)?;
-            let share = stage.share()?;
-            let linked =
-                |id: &str| share.peers.iter().any(|peer| peer.node_id == id && peer.connected);
-            ensure!(linked(stage.mallory.id()) && linked(&honest), "{:?}", share.peers);
+            // People are told a moment later than the peer.
+            until("both are told to be connected", || {
+                let share = stage.share()?;
+                let linked =
+                    |id: &str| share.peers.iter().any(|peer| peer.node_id == id && peer.connected);
+                Ok(linked(stage.mallory.id()) && linked(&honest))
+            })?;
             ensure!(peer.is_up(4).is_ok());
             let other = Ending::Goodbye(2);
             let mut second = stage.linked()?;
