@@ -4,6 +4,8 @@
 //! every other, held by a node whose folder still agrees with its record. Where nothing proves it,
 //! nothing is mended, and it is said so.
 
+use serde::{Deserialize, Serialize};
+
 use crate::check::{Damage, DamageCause, Hold, KeyState, Order, Stuck};
 use crate::entry::{Entry, EntryKind};
 use crate::id::NodeId;
@@ -37,7 +39,8 @@ impl Copy {
 }
 
 /// The kind of a difference, as the interface names it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// Replication has not carried it over yet.
     Pending,
@@ -51,6 +54,20 @@ pub enum Cause {
     Metadata,
     /// A node's bytes, or its record, are not what that node itself recorded.
     Corrupt,
+}
+
+impl Cause {
+    /// As it is printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Pending => "pending",
+            Cause::Missing => "missing",
+            Cause::Extra => "extra",
+            Cause::Content => "content",
+            Cause::Metadata => "metadata",
+            Cause::Corrupt => "corrupt",
+        }
+    }
 }
 
 /// What is thought of one difference.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+pub use highwater_core::verdict::Cause as Kind;
 use highwater_core::{Key, NodeId, ShareName};
 use serde::{Deserialize, Serialize};
 
@@ -172,38 +173,6 @@ pub struct Difference {
     pub repair: RepairState,
     /// What to do, for people.
     pub message: String,
-}
-
-/// The kind of a difference.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Replication has not carried it over yet.
-    Pending,
-    /// A node lacks it.
-    Missing,
-    /// A node has it that should not.
-    Extra,
-    /// Other bytes.
-    Content,
-    /// The same bytes, another mode or time.
-    Metadata,
-    /// Not what the node itself has on record.
-    Corrupt,
-}
-
-impl Kind {
-    /// As it is printed.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Pending => "pending",
-            Kind::Missing => "missing",
-            Kind::Extra => "extra",
-            Kind::Content => "content",
-            Kind::Metadata => "metadata",
-            Kind::Corrupt => "corrupt",
-        }
-    }
 }
 
 /// What became of a repair.

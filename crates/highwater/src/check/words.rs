@@ -6,7 +6,7 @@ use highwater_core::check::{DamageCause, Hold, KeyState};
 use highwater_core::verdict::{Cause, Copy, Judgement, Why};
 use highwater_core::{EntryKind, Key, NodeId, ShareName};
 
-use super::report::{Difference, Kind, RepairState};
+use super::report::{Difference, RepairState};
 
 /// The names of nodes.
 pub(crate) type Names = BTreeMap<NodeId, String>;
@@ -22,7 +22,7 @@ pub(crate) fn difference(
     let ranges = copies.iter().filter_map(|copy| copy.state.damage.as_ref()?.range);
     Difference {
         key: key.clone(),
-        kind: kind(judged.cause),
+        kind: judged.cause,
         nodes: copies.iter().map(|copy| (copy.node.to_string(), holds(&copy.state))).collect(),
         at: judged.at.clone(),
         range: ranges.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))),
@@ -30,17 +30,6 @@ pub(crate) fn difference(
         held: judged.hold.map(|hold| word(hold).to_owned()),
         repair: RepairState::None,
         message: message(judged, share),
-    }
-}
-
-fn kind(cause: Cause) -> Kind {
-    match cause {
-        Cause::Pending => Kind::Pending,
-        Cause::Missing => Kind::Missing,
-        Cause::Extra => Kind::Extra,
-        Cause::Content => Kind::Content,
-        Cause::Metadata => Kind::Metadata,
-        Cause::Corrupt => Kind::Corrupt,
     }
 }
 
