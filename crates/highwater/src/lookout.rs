@@ -1,4 +1,4 @@
-//! The lookout: looks at the node every [`LOOK_EVERY`], keeps the lag of every peer, and lets
+//! The lookout: looks at the node every `LOOK_EVERY`, keeps the lag of every peer, and lets
 //! `highwater-core` judge which alerts stand.
 //!
 //! What it sees comes from the status document, from the disk, and from other parts of the node that
