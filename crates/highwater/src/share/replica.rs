@@ -106,6 +106,8 @@ pub(crate) struct Replica {
     touched_wants: BTreeSet<Key>,
     /// Keys that became wanted since this was last asked.
     new_wants: Vec<Key>,
+    /// Keys whose want went or changed since this was last asked.
+    unwanted: Vec<Key>,
     /// What is remembered of the peers, with all that is pending.
     peers: BTreeMap<NodeId, PeerRow>,
 }
@@ -144,6 +146,7 @@ impl Replica {
             touched: BTreeSet::new(),
             touched_wants: BTreeSet::new(),
             new_wants: Vec::new(),
+            unwanted: Vec::new(),
             peers: BTreeMap::new(),
         };
         replica.take_stock()?;
@@ -262,6 +265,12 @@ impl Replica {
     /// The keys that became wanted since the last call.
     pub(crate) fn take_new_wants(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.new_wants)
+    }
+
+    /// The keys of which something was wanted at the last call, and of which it is not any more, or
+    /// something else.
+    pub(crate) fn take_unwanted(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.unwanted)
     }
 
     /// Makes everything durable that was decided since the last flush.

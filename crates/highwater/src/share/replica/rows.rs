@@ -118,6 +118,7 @@ impl Replica {
     }
 
     pub(super) fn unwant(&mut self, class: WantClass, entry: &Entry) {
+        self.unwanted.push(entry.key.clone());
         self.count_want(class, entry, -1);
         self.touched_wants.insert(entry.key.clone());
         self.pending.delete_want(self.number(), class, &entry.key);
