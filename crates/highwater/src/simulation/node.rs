@@ -154,7 +154,8 @@ impl Node {
     /// Which content stands under which key.
     pub(super) fn places(&self) -> BTreeSet<(Key, ContentHash)> {
         let visible = self.folder.disk().visible();
-        let place = |(key, (thing, _)): (Key, (super::disk::Thing, _))| Some((key, thing.content()?));
+        let place =
+            |(key, (thing, _)): (Key, (super::disk::Thing, _))| Some((key, thing.content()?));
         visible.into_iter().filter_map(place).collect()
     }
 
