@@ -31,6 +31,21 @@ fn number(alert: &Value, field: &str) -> f64 {
     alert[field].as_f64().unwrap_or(f64::NAN)
 }
 
+/// Stops a node's process, to its last thread: each stops when it is scheduled next, and may still
+/// take in something until then.
+fn freeze(node: &Node) -> Result<()> {
+    node.signal(Signal::STOP)?;
+    let tasks = format!("/proc/{}/task", node.pid().context("it runs")?);
+    let is_stopped = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:\tT"))
+    };
+    wait_for("every thread has stopped", || {
+        fs::read_dir(&tasks).ok()?.flatten().all(is_stopped).then_some(())
+    });
+    Ok(())
+}
+
 #[test]
 fn a_peer_that_freezes_in_a_transfer_is_told_of_as_a_stall_a_lag_and_a_silence() {
     let rules = ["transfer_stalled", "lag_age", "lag_entries", "peer_silent"];
@@ -46,7 +61,7 @@ fn a_peer_that_freezes_in_a_transfer_is_told_of_as_a_stall_a_lag_and_a_silence()
         cluster.nodes[0].wait_until("a part has come", PATIENCE, |status| {
             status.transfer("large").is_some_and(|transfer| transfer.acked_offset > 0)
         })?;
-        cluster.nodes[1].signal(Signal::STOP)?;
+        freeze(&cluster.nodes[1])?;
         for name in ["one", "two", "three"] {
             fs::write(cluster.folder(0).join(name), name)?;
         }

@@ -191,7 +191,9 @@ impl Actor {
         self.handle(Event::TimePassed);
         while self.probes.try_join_next().is_some() {}
         if let Some(count) = self.voice.left_out(Instant::now()) {
-            tracing::info!("{count} more changes of members; `highwater cluster nodes` has them all");
+            tracing::info!(
+                "{count} more changes of members; `highwater cluster nodes` has them all"
+            );
         }
         if let Some(engine) = self.engine.upgrade() {
             self.choose_links(&engine, false);
