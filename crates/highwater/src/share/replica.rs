@@ -439,8 +439,8 @@ impl Replica {
         // The head's position stays, or it would be given out twice; without its entry it says
         // nothing and is skipped.
         let left = (row.seq != self.head).then_some(row.seq);
-        if let Some(seq) = left {
-            self.retire(seq)?;
+        if left.is_some() {
+            self.retire(&row)?;
         }
         self.pending.forget_entry(self.number(), key, left);
         self.touched.insert(key.clone());
