@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use highwater_core::ContentHash;
 use highwater_folder::{Marker, MarkerIdentity, Problem, RootError, Slot};
-use highwater_store::{Commit, ShareRow, Store, StoreError, WantClass};
+use highwater_store::{Commit, MarkerRow, ShareRow, Store, StoreError, WantClass};
 
 use super::outside::{Folder, Outside};
 use super::replica::{History, Replica};
@@ -37,11 +37,13 @@ pub(crate) fn open(
     outside: &mut dyn Outside,
 ) -> Result<Opened, OpenError> {
     let identity = MarkerIdentity { share: config.name.clone(), node };
-    let (folder, mut row, history) = match store.share(&config.name)? {
+    let (folder, mut row, history, is_new) = match store.share(&config.name)? {
         Some(row) => {
             let folder = outside.open_folder(&identity)?;
-            let history = judge_history(&row, folder.marker().generation);
-            (folder, row, history)
+            let was_born = store.marker(row.number)?.map(|marker| marker.born);
+            let is_copy = was_born.zip(folder.marker_born()).is_some_and(|(was, is)| was != is);
+            let history = judge_history(&row, folder.marker().generation, is_copy);
+            (folder, row, history, history != History::Continuous)
         }
         None => {
             let marker = Marker { share: identity.share, node, generation: 0 };
@@ -49,9 +51,10 @@ pub(crate) fn open(
             let number = store.unused_share_number()?;
             let (generation, epoch) = (folder.marker().generation, outside.new_epoch());
             let row = ShareRow { number, epoch, generation, raising: generation };
-            (folder, row, History::Continuous)
+            (folder, row, History::Continuous, true)
         }
     };
+    let before = row.epoch;
     if history != History::Continuous {
         tracing::warn!(share = %config.name, ?history, "restored from an older copy: new epoch");
         row.epoch = outside.new_epoch();
@@ -59,14 +62,24 @@ pub(crate) fn open(
     let row = raise_generation(&*folder, store, &config.name, row)?;
     let (store, name) = (Arc::clone(store), config.name.clone());
     let mut replica = Replica::open(store, node, name, row, history, outside.wall())?;
+    if is_new {
+        replica.is_begun_here();
+    }
+    if before != replica.epoch() {
+        replica.remember_past(before)?;
+    }
     let problems = clear_leftovers(&*folder, &mut replica)?;
     Ok(Opened { folder, replica, problems })
 }
 
 /// The store and the marker raise their generation together; between the two steps the marker may
-/// already have what the store calls `raising`.
-fn judge_history(row: &ShareRow, marker: u64) -> History {
-    if marker == row.generation || marker == row.raising {
+/// already have what the store calls `raising`. A marker with the right number that `is_copy`, made
+/// at another time than the one that stood here, came with files from a backup, or with a folder
+/// that was moved by copying it.
+fn judge_history(row: &ShareRow, marker: u64, is_copy: bool) -> History {
+    if marker == row.generation && is_copy && row.raising == row.generation {
+        History::FilesRestored
+    } else if marker == row.generation || marker == row.raising {
         History::Continuous
     } else if marker > row.generation {
         History::StoreRestored
@@ -88,7 +101,10 @@ pub(super) fn raise_generation(
     put(store, name, &row)?;
     folder.set_marker(&Marker { generation: row.raising, ..marker })?;
     row.generation = row.raising;
-    put(store, name, &row)?;
+    let mut commit = Commit::new();
+    commit.put_share(name, &row);
+    commit.put_marker(row.number, folder.marker_born().map(|born| MarkerRow { born }));
+    store.commit(commit)?;
     Ok(row)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use highwater_core::intake::{self, Standing as LogStanding, advance, resume_at};
+use highwater_core::intake::{Standing as LogStanding, advance, resume_at};
 use highwater_core::log::Checkpoint;
 use highwater_core::wire::{Ack, Batch, Control, Goodbye, Offer, Standing};
 use highwater_core::{NodeId, Seq};
@@ -201,26 +201,31 @@ impl Actor {
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         let replica = &mut open.replica;
-        let digest_at = |seq| {
-            let row = replica.store().log_at(replica.number(), seq);
-            row.ok().flatten().map(|row| row.digest)
-        };
-        let judged = intake::judge(offer.pulled, replica.epoch(), replica.head(), digest_at);
-        if judged == LogStanding::RolledBack {
-            return self.outlived(link);
-        }
-        let from = match judged {
-            LogStanding::From(seq) => seq,
-            _ => Seq::ZERO,
-        };
-        let epoch = replica.epoch();
         let Some(peer) = self.links.values_mut().find(|peer| peer.source.id == link) else {
             return Ok(());
         };
+        let judged = replica.judge(&peer.source.peer, offer.pulled)?;
+        let from = match judged {
+            LogStanding::From(seq) => seq,
+            LogStanding::FromStart => Seq::ZERO,
+            LogStanding::RolledBack => return self.outlived(link),
+            LogStanding::Unproven(seq) if replica.cannot_be_outlived() => seq,
+            LogStanding::OtherHistory(epoch) => {
+                replica.remember_past(epoch)?;
+                if !replica.cannot_be_outlived() {
+                    return self.outlived(link);
+                }
+                Seq::ZERO
+            }
+            LogStanding::Unproven(_) => return self.outlived(link),
+        };
+        let epoch = replica.epoch();
         let pulled = resume_at(replica.peer(&peer.source.peer)?.pulled, offer);
         let actor = offer.epoch.actor(&peer.source.peer, &self.config.name);
         peer.theirs = Some(Theirs { pulled, head: offer.head, actor, needed: None });
-        peer.outlet = Some(Outlet::new(actor, epoch, from));
+        // Whoever begins at the start may have lost what was learned from it, and need not know.
+        let echoes = if from == Seq::ZERO { replica.head() } else { Seq::ZERO };
+        peer.outlet = Some(Outlet::new(actor, epoch, from, echoes));
         (peer.last_standing, peer.ack_due) = (None, None);
         let offered = peer.offered;
         self.tell_sources();
@@ -239,7 +244,7 @@ impl Actor {
             return Ok(());
         }
         let share = &self.config.name;
-        tracing::warn!(%share, "a peer has seen more of this log than there is: new epoch");
+        tracing::warn!(%share, "a peer may have seen more of this log than there is: new epoch");
         self.begin_anew()
     }
 
@@ -272,6 +277,11 @@ impl Actor {
         };
         if batch.entries.iter().any(|(_, entry)| open.replica.is_outlived_by(entry)) {
             return self.outlived(link);
+        }
+        for (_, entry) in &batch.entries {
+            if !open.replica.cannot_be_outlived() && open.replica.is_contradicted_by(entry)? {
+                return self.outlived(link);
+            }
         }
         let policy = super::local::FolderPolicy { rules: &open.rules, mode: self.config.mode };
         for (_, entry) in batch.entries {

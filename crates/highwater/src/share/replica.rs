@@ -21,7 +21,10 @@ use highwater_store::{
     Commit, EntryRow, PeerRow, ShareNumber, ShareRow, Store, StoreError, WantClass, WantRow,
 };
 
+mod past;
 mod rows;
+
+use past::Past;
 
 use super::catalogue::Catalogue;
 use super::open::{OpenError, raise_generation};
@@ -110,6 +113,8 @@ pub(crate) struct Replica {
     unwanted: Vec<Key>,
     /// What is remembered of the peers, with all that is pending.
     peers: BTreeMap<NodeId, PeerRow>,
+    /// The histories before, and the digests of positions that entries have left lately.
+    past: Past,
 }
 
 impl Replica {
@@ -148,7 +153,9 @@ impl Replica {
             new_wants: Vec::new(),
             unwanted: Vec::new(),
             peers: BTreeMap::new(),
+            past: Past::default(),
         };
+        replica.past = Past::read(&replica.store, replica.number())?;
         replica.take_stock()?;
         Ok(replica)
     }
@@ -432,6 +439,9 @@ impl Replica {
         // The head's position stays, or it would be given out twice; without its entry it says
         // nothing and is skipped.
         let left = (row.seq != self.head).then_some(row.seq);
+        if left.is_some() {
+            self.retire(&row)?;
+        }
         self.pending.forget_entry(self.number(), key, left);
         self.touched.insert(key.clone());
         if self.want(key)?.is_none() {
@@ -761,6 +771,7 @@ impl Replica {
     pub(crate) fn take_new_epoch(&mut self, epoch: Epoch, known: Seq) -> Result<(), StoreError> {
         self.flush()?;
         let old = self.actor;
+        self.remember_past(self.row.epoch)?;
         self.row.epoch = epoch;
         self.begun_here = true;
         self.actor = self.row.epoch.actor(&self.node, &self.name);
