@@ -207,6 +207,12 @@ impl Blocks {
         block.entries > BLOCK_ENTRIES_MAX
     }
 
+    /// Whether the block that a key lies in has grown too large.
+    pub fn is_too_large(&self, key: &Key) -> bool {
+        let from = self.rest.range(..=key).next_back();
+        from.map_or(&self.first, |(_, block)| block).entries > BLOCK_ENTRIES_MAX
+    }
+
     /// Takes out an entry that was taken in before.
     pub fn remove(&mut self, key: &Key, digest: &StateDigest) {
         self.all.remove(digest);
