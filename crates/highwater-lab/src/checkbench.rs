@@ -94,8 +94,9 @@ fn many(options: &CheckBenchOptions) -> Result<()> {
         }
         Ok(())
     })?;
-    let before = resident(&cluster)?;
+    let scanned = resident(&cluster)?;
     ours(options, &cluster, &format!("identical, {entries} entries"), &[], 0)?;
+    let compared = resident(&cluster)?;
     cluster.nodes[1].stop()?;
     let lost = (0..DIFFERENCES as u64).map(|number| {
         let number = number * entries / DIFFERENCES as u64 + 77;
@@ -104,10 +105,16 @@ fn many(options: &CheckBenchOptions) -> Result<()> {
     lose_unnoticed(&cluster.nodes[1], SHARE, &lost.collect::<Vec<_>>())?;
     cluster.nodes[1].start()?;
     cluster.wait_in_sync(PATIENCE)?;
+    let before = resident(&cluster)?;
     let name = format!("{entries} entries, {DIFFERENCES} differences");
     ours(options, &cluster, &name, &[], DIFFERENCES)?;
     let after = resident(&cluster)?;
-    println!("  memory of the nodes: {} MiB before, {} MiB at most", before >> 20, after >> 20);
+    let mib = [scanned, compared, before, after].map(|bytes| bytes >> 20);
+    println!(
+        "  most memory of a node: {} MiB before the first check, {} after; {} MiB before the second, \
+         {} after",
+        mib[0], mib[1], mib[2], mib[3]
+    );
     Ok(())
 }
 
