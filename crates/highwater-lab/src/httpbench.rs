@@ -85,7 +85,9 @@ pub fn run(options: &HttpBenchOptions) -> Result<bool> {
         let answers = asking(&cluster, || transfer(&cluster, number, options.mib << 20))?;
         seconds.push(began.elapsed().as_secs_f64());
         for (all, answers) in all.iter_mut().zip(answers) {
-            answers.into_iter().for_each(|(path, times)| all.entry(path).or_default().extend(times));
+            answers
+                .into_iter()
+                .for_each(|(path, times)| all.entry(path).or_default().extend(times));
         }
     }
     table(&format!("while {} MiB go over, {} times", options.mib, options.runs), &all);
@@ -115,7 +117,8 @@ fn asking(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<[Answe
         });
         let worked = work();
         stop.store(true, Ordering::Relaxed);
-        let answers = clients.map(|client| client.join().unwrap_or_else(|_| Err(anyhow!("a panic"))));
+        let answers =
+            clients.map(|client| client.join().unwrap_or_else(|_| Err(anyhow!("a panic"))));
         worked?;
         let [from, to] = answers;
         Ok([from?, to?])

@@ -239,12 +239,7 @@ fn measure(options: &ScaleOptions, nodes: usize, date: &mut String) -> Result<Ro
 }
 
 /// What is done with the nodes once they stand.
-fn work(
-    options: &ScaleOptions,
-    crowd: &mut Crowd,
-    ears: &mut Ears,
-    row: &mut Row,
-) -> Result<()> {
+fn work(options: &ScaleOptions, crowd: &mut Crowd, ears: &mut Ears, row: &mut Row) -> Result<()> {
     if options.changes > 0 {
         let report = change::measure(crowd, ears, options.changes)?;
         say(&format!("changes: {}", report.arrivals));

@@ -52,8 +52,7 @@ pub(crate) fn measure(crowd: &Crowd, ears: &mut Ears, changes: usize) -> Result<
 fn one(crowd: &Crowd, writer: usize, name: &str) -> Result<Vec<f64>> {
     let content = format!("{name} was written at node {writer}\n");
     let others = crowd.running().filter(|(number, _)| *number != writer);
-    let mut left: Vec<PathBuf> =
-        others.map(|(_, node)| node.folder(SHARE).join(name)).collect();
+    let mut left: Vec<PathBuf> = others.map(|(_, node)| node.folder(SHARE).join(name)).collect();
     let path = crowd.nodes()[writer].folder(SHARE).join(name);
     let began = Instant::now();
     fs::write(&path, &content).with_context(|| format!("writing {}", path.display()))?;

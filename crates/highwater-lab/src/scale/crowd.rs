@@ -53,9 +53,9 @@ impl Listing {
             return (0..count).filter(|other| *other != own).collect();
         };
         let steps = (0..peers.div_ceil(2)).map(|finger| 1_usize << finger.min(32));
-        let both = steps.filter(|step| *step < count).flat_map(|step| {
-            [(own + step) % count, (own + count - step) % count]
-        });
+        let both = steps
+            .filter(|step| *step < count)
+            .flat_map(|step| [(own + step) % count, (own + count - step) % count]);
         let mut listed: Vec<usize> = both.filter(|other| *other != own).collect();
         listed.sort_unstable();
         listed.dedup();

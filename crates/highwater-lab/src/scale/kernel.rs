@@ -94,7 +94,8 @@ pub struct Cost {
 impl Cost {
     /// From one look to a later one, over the processes that are in both.
     pub(crate) fn between(before: &Look, after: &Look) -> Self {
-        let seconds = after.at.duration_since(before.at).max(Duration::from_millis(1)).as_secs_f64();
+        let seconds =
+            after.at.duration_since(before.at).max(Duration::from_millis(1)).as_secs_f64();
         let both: Vec<(&Process, &Process)> = before
             .processes
             .iter()

@@ -56,8 +56,7 @@ pub struct LoadReport {
 
 /// Writes for so long.
 pub(crate) fn run(crowd: &Crowd, ears: &mut Ears, time: Duration) -> Result<LoadReport> {
-    let folders: Vec<PathBuf> =
-        crowd.running().map(|(_, node)| node.folder(SHARE)).collect();
+    let folders: Vec<PathBuf> = crowd.running().map(|(_, node)| node.folder(SHARE)).collect();
     let writers = WRITERS_MAX.min(folders.len());
     let (stop, files) = (AtomicBool::new(false), AtomicU64::new(0));
     let (began, before) = (Instant::now(), kernel::look(&crowd.pids())?);

@@ -136,8 +136,10 @@ fn draw_one(svg: &mut String, diagram: &Diagram, rows: &[Row]) {
     }
     for (number, (name, points)) in lines.iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
-        let path: Vec<String> =
-            points.iter().map(|(nodes, value)| format!("{:.1} {:.1}", x(*nodes), y(*value))).collect();
+        let path: Vec<String> = points
+            .iter()
+            .map(|(nodes, value)| format!("{:.1} {:.1}", x(*nodes), y(*value)))
+            .collect();
         let path = path.join("L");
         let _ = writeln!(
             svg,
@@ -145,7 +147,10 @@ fn draw_one(svg: &mut String, diagram: &Diagram, rows: &[Row]) {
         );
         for (nodes, value) in points {
             let (at_x, at_y) = (x(*nodes), y(*value));
-            let _ = writeln!(svg, "<circle cx=\"{at_x:.1}\" cy=\"{at_y:.1}\" r=\"3\" fill=\"{colour}\"/>");
+            let _ = writeln!(
+                svg,
+                "<circle cx=\"{at_x:.1}\" cy=\"{at_y:.1}\" r=\"3\" fill=\"{colour}\"/>"
+            );
         }
         let at = LEFT + 110.0 * number as f64;
         let _ = writeln!(
@@ -181,6 +186,9 @@ mod tests {
         for (value, top) in [(0.0, 1.0), (0.13, 0.2), (1.0, 1.0), (16.0, 20.0), (43.0, 50.0)] {
             assert!((round_up(value) - top).abs() < 1e-9, "{value}: {}", round_up(value));
         }
-        assert_eq!((short(12.5), short(20.0), short(0.0)), ("12.5".into(), "20".into(), "0".into()));
+        assert_eq!(
+            (short(12.5), short(20.0), short(0.0)),
+            ("12.5".into(), "20".into(), "0".into())
+        );
     }
 }
