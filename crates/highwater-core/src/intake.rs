@@ -57,26 +57,51 @@ pub enum Standing {
     /// It has seen more of this history than there is, or another one under the same name: this
     /// store was restored from an older copy, and must take a new epoch.
     RolledBack,
+    /// It has taken in everything up to here, or something else of the same length: this store does
+    /// not know any more what stood there, and was never told that the peer has it. If it may have
+    /// been restored from an older copy, it must take a new epoch.
+    Unproven(Seq),
+    /// It has read in a history of this node that is unknown here: one before this store was begun,
+    /// or one that came after this copy of it was made. If that is possible, it must take a new
+    /// epoch.
+    OtherHistory(Epoch),
+}
+
+/// What a node knows of its own log when it judges a peer's checkpoint in it.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnLog<'a> {
+    /// Its current history.
+    pub epoch: Epoch,
+    /// Its last position.
+    pub head: Seq,
+    /// How far this peer was known to be in this history when it was last recorded.
+    pub acked: Seq,
+    /// The histories before.
+    pub past: &'a [Epoch],
 }
 
 /// Judges the checkpoint that a peer holds in our log. `digest_at` is our digest at a position, or
 /// `None` where compaction has removed the record.
 pub fn judge(
     pulled: Option<Checkpoint>,
-    epoch: Epoch,
-    head: Seq,
+    own: OwnLog<'_>,
     digest_at: impl FnOnce(Seq) -> Option<LogDigest>,
 ) -> Standing {
-    match pulled {
-        Some(pulled) if pulled.epoch == epoch => {
-            let forked = || digest_at(pulled.seq).is_some_and(|digest| digest != pulled.digest);
-            if pulled.seq > head || (pulled.seq > Seq::ZERO && forked()) {
-                Standing::RolledBack
-            } else {
-                Standing::From(pulled.seq)
-            }
-        }
-        _ => Standing::FromStart,
+    let Some(pulled) = pulled else { return Standing::FromStart };
+    if pulled.epoch != own.epoch {
+        let is_past = own.past.contains(&pulled.epoch);
+        return if is_past { Standing::FromStart } else { Standing::OtherHistory(pulled.epoch) };
+    }
+    if pulled.seq == Seq::ZERO {
+        return Standing::From(pulled.seq);
+    }
+    if pulled.seq > own.head {
+        return Standing::RolledBack;
+    }
+    match digest_at(pulled.seq) {
+        Some(digest) if digest != pulled.digest => Standing::RolledBack,
+        None if pulled.seq > own.acked => Standing::Unproven(pulled.seq),
+        _ => Standing::From(pulled.seq),
     }
 }
 
@@ -115,11 +140,27 @@ mod tests {
     fn a_peer_that_knows_more_of_our_log_than_we_do_tells_of_a_rollback() {
         let same = |_| Some(DIGEST);
         let other = |_| Some(LogDigest([6; 16]));
-        assert_eq!(judge(Some(at(9)), EPOCH, Seq(9), same), Standing::From(Seq(9)));
-        assert_eq!(judge(Some(at(9)), EPOCH, Seq(8), same), Standing::RolledBack);
-        assert_eq!(judge(Some(at(9)), EPOCH, Seq(9), other), Standing::RolledBack);
-        assert_eq!(judge(Some(at(9)), EPOCH, Seq(12), |_| None), Standing::From(Seq(9)));
-        assert_eq!(judge(Some(at(9)), Epoch([3; 16]), Seq(0), same), Standing::FromStart);
-        assert_eq!(judge(None, EPOCH, Seq(9), same), Standing::FromStart);
+        let own = |head| OwnLog { epoch: EPOCH, head: Seq(head), acked: Seq(4), past: &[] };
+        assert_eq!(judge(Some(at(9)), own(9), same), Standing::From(Seq(9)));
+        assert_eq!(judge(Some(at(9)), own(8), same), Standing::RolledBack);
+        assert_eq!(judge(Some(at(9)), own(9), other), Standing::RolledBack);
+        assert_eq!(judge(None, own(9), same), Standing::FromStart);
+    }
+
+    #[test]
+    fn what_a_peer_has_read_is_believed_as_far_as_it_was_told_before() {
+        let own = |acked| OwnLog { epoch: EPOCH, head: Seq(12), acked: Seq(acked), past: &[] };
+        assert_eq!(judge(Some(at(9)), own(9), |_| None), Standing::From(Seq(9)));
+        assert_eq!(judge(Some(at(9)), own(8), |_| None), Standing::Unproven(Seq(9)));
+        assert_eq!(judge(Some(at(0)), own(0), |_| None), Standing::From(Seq(0)));
+    }
+
+    #[test]
+    fn a_history_that_nobody_here_remembers_is_told_from_one_that_is_over() {
+        let (over, unknown) = (Epoch([3; 16]), Epoch([4; 16]));
+        let own = OwnLog { epoch: EPOCH, head: Seq(0), acked: Seq(0), past: &[over] };
+        let in_epoch = |epoch| Some(Checkpoint { epoch, ..at(9) });
+        assert_eq!(judge(in_epoch(over), own, |_| None), Standing::FromStart);
+        assert_eq!(judge(in_epoch(unknown), own, |_| None), Standing::OtherHistory(unknown));
     }
 }

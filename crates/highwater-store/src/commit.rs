@@ -2,12 +2,13 @@
 
 use highwater_core::content::{ChunkId, Manifest};
 use highwater_core::fetch::ChunkSet;
-use highwater_core::{ContentHash, Key, NodeId, Seq, ShareName};
+use highwater_core::{ContentHash, Key, LogDigest, NodeId, Seq, ShareName};
 
 use crate::rows::{
     BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart,
-    PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow, content_key, deep_key, encode,
-    entry_key, found_key, log_key, part_key, peer_key, share_key, want_key,
+    PastRow, PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow, content_key, deep_key,
+    encode, entry_key, found_key, log_key, part_key, past_key, peer_key, retired_key, share_key,
+    want_key,
 };
 
 /// Changes to the store, gathered in memory. Nothing happens before
@@ -70,6 +71,21 @@ impl Commit {
     /// Records that an entry is no longer wanted.
     pub fn delete_want(&mut self, share: ShareNumber, class: WantClass, key: &Key) {
         self.delete(want_key(share, class, key));
+    }
+
+    /// Records which histories are over.
+    pub fn put_past(&mut self, share: ShareNumber, row: &PastRow) {
+        self.put(past_key(share), encode(row));
+    }
+
+    /// Keeps the digest of a position that its entry has left.
+    pub fn put_retired(&mut self, share: ShareNumber, seq: Seq, digest: &LogDigest) {
+        self.put(retired_key(share, seq), encode(digest));
+    }
+
+    /// Forgets the digest of a position that its entry left long ago.
+    pub fn delete_retired(&mut self, share: ShareNumber, seq: Seq) {
+        self.delete(retired_key(share, seq));
     }
 
     /// Records how far a deep pass is.

@@ -14,6 +14,8 @@
 //! | `t` share, content hash | [`StageRow`] |
 //! | `u` share, content hash, part | [`BITMAP_PART_WORDS`] words of the staged set |
 //! | `d` share | [`DeepRow`] |
+//! | `h` share | [`PastRow`] |
+//! | `r` share, sequence number | the digest of a position that its entry has left |
 //! | `f` share, ordered entry key | [`FoundRow`] |
 //!
 //! Values are postcard. They should stay below 7 KiB (see `sled.rs`), which is why manifests and
@@ -49,6 +51,15 @@ pub struct ShareRow {
     pub generation: u64,
     /// What the generation is being raised to: the marker may already say so.
     pub raising: u64,
+}
+
+/// The histories that this node's log of a share had before the current one, or whose end it has
+/// heard of. Who has read in one of these lags behind; who has read in another one that this store
+/// does not know has met what came after this copy of the store was made.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PastRow {
+    /// The oldest first.
+    pub epochs: Vec<Epoch>,
 }
 
 /// The index row of one key.
@@ -206,6 +217,14 @@ pub(crate) fn found_key(share: ShareNumber, key: &Key) -> Vec<u8> {
     in_share(b'f', share, &key.to_ordered_bytes())
 }
 
+pub(crate) fn past_key(share: ShareNumber) -> Vec<u8> {
+    in_share(b'h', share, &[])
+}
+
+pub(crate) fn retired_key(share: ShareNumber, seq: Seq) -> Vec<u8> {
+    in_share(b'r', share, &seq.0.to_be_bytes())
+}
+
 pub(crate) fn peer_key(share: ShareNumber, node: &NodeId) -> Vec<u8> {
     in_share(b'p', share, node.as_bytes())
 }
@@ -226,7 +245,7 @@ pub(crate) fn part_key(
 }
 
 /// The kinds of rows that belong to a share, beside its [`ShareRow`].
-pub(crate) const SHARE_KINDS: [u8; 9] = *b"elwpmtudf";
+pub(crate) const SHARE_KINDS: [u8; 11] = *b"elwpmtudfhr";
 
 /// One part of a stored manifest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -246,6 +265,8 @@ pub fn recode(kind: u8, value: &[u8]) -> Option<Vec<u8>> {
         b'u' => anew::<Vec<u64>>(value),
         b'd' => anew::<DeepRow>(value),
         b'f' => anew::<FoundRow>(value),
+        b'h' => anew::<PastRow>(value),
+        b'r' => anew::<LogDigest>(value),
         _ => None,
     }
 }

@@ -20,9 +20,9 @@ use crate::commit::Commit;
 use crate::memory::MemoryDisk;
 use crate::rows::{
     BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart,
-    PeerRow, SHARE_KINDS, SHARES, ShareNumber, ShareRow, StageRow, WantClass, WantRow, content_key,
-    deep_key, entry_key, found_key, in_share, log_key, part_key, peer_key, share_key, want_key,
-    want_prefix,
+    PastRow, PeerRow, SHARE_KINDS, SHARES, ShareNumber, ShareRow, StageRow, WantClass, WantRow,
+    content_key, deep_key, entry_key, found_key, in_share, log_key, part_key, past_key, peer_key,
+    retired_key, share_key, want_key, want_prefix,
 };
 use crate::sled::Database;
 
@@ -358,6 +358,39 @@ impl Store {
     /// When the store cannot be read.
     pub fn log_at(&self, share: ShareNumber, seq: Seq) -> Result<Option<LogRow>, StoreError> {
         self.row(&log_key(share, seq))
+    }
+
+    /// The digest of a position that its entry has left, if it is still kept.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn retired_at(
+        &self,
+        share: ShareNumber,
+        seq: Seq,
+    ) -> Result<Option<LogDigest>, StoreError> {
+        self.row(&retired_key(share, seq))
+    }
+
+    /// The positions whose digests are kept though their entries have left them, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn retired(&self, share: ShareNumber) -> Result<Vec<Seq>, StoreError> {
+        let prefix = in_share(b'r', share, &[]);
+        let seq =
+            |key: Vec<u8>| Some(Seq(u64::from_be_bytes(key.get(prefix.len()..)?.try_into().ok()?)));
+        let rows = self.database.rows(&prefix, &prefix);
+        let seqs = rows.map(|row| Ok(seq(row?.0))).collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(seqs.into_iter().flatten().collect())
+    }
+
+    /// The histories of this node's log that are over.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn past(&self, share: ShareNumber) -> Result<Option<PastRow>, StoreError> {
+        self.row(&past_key(share))
     }
 
     /// The log rows behind `after`, in order.

@@ -68,9 +68,9 @@ pub(crate) struct Staged {
 /// Why a content is not staged.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum FetchError {
-    /// The copy in the share was not what the index says; ask a peer.
-    #[error("the content in the share changed while it was copied")]
-    SourceChanged,
+    /// The file in the share was not what the index says; try another, or ask a peer.
+    #[error("{0} changed while it was copied within the share")]
+    SourceChanged(Key),
     /// No peer that is connected has it now.
     #[error("no connected peer has this content")]
     Unavailable,

@@ -439,18 +439,30 @@ impl Site {
         found.map_err(|_| Refusal::ReadFailed)?.ok_or(Refusal::Lacks)
     }
 
+    /// Opens a file that holds this content. What is on record need not stand: a delete may be held
+    /// back, or not be seen yet, while an equal file stands under another name.
     fn open_source(&self, content: &ContentHash) -> Result<Source, Refusal> {
-        let row = Arc::new(self.find(content)?);
-        let opened = self.stock.root.open_content(&row.entry.key).ok();
-        let source = opened.zip(decode_print(row.print.as_deref())).map(|(file, print)| Source {
-            file: Arc::new(file),
-            row: Arc::clone(&row),
-            print,
+        let Stock { store, number, catalogue, .. } = &self.stock;
+        let (mut standing, mut stale) = (None, None);
+        let found = catalogue.find_row(store, *number, content, |row| {
+            standing = self.source_of(row);
+            if standing.is_none() {
+                stale.get_or_insert_with(|| row.clone());
+            }
+            standing.is_some()
         });
-        source.filter(Source::stands).ok_or_else(|| {
-            self.suspect(&row);
-            Refusal::Changed
-        })
+        found.map_err(|_| Refusal::ReadFailed)?;
+        if let Some(row) = &stale {
+            self.suspect(row);
+        }
+        standing.ok_or(if stale.is_some() { Refusal::Changed } else { Refusal::Lacks })
+    }
+
+    fn source_of(&self, row: &EntryRow) -> Option<Source> {
+        let file = self.stock.root.open_content(&row.entry.key).ok()?;
+        let print = decode_print(row.print.as_deref())?;
+        let source = Source { file: Arc::new(file), row: Arc::new(row.clone()), print };
+        Some(source).filter(Source::stands)
     }
 
     /// The file is not what the index says: it is to be scanned.

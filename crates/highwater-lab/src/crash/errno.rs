@@ -165,14 +165,27 @@ impl Errors {
         let tracer = self.trace(Some(injection))?;
         self.script(role)?;
         let outcome = self.watch(&tracer)?;
-        let seen = tracer.seen()?;
-        let of_store = seen.injected.iter().any(|call| call.contains("/store/"));
-        if COMMIT_SYNCS.contains(&injection.call) && of_store {
+        if COMMIT_SYNCS.contains(&injection.call) && self.reaches_store(&tracer, injection)? {
             self.demand_silence(before, injection)?;
         }
         tracer.detach()?;
         self.recover()?;
         Ok(outcome)
+    }
+
+    /// Whether a sync of the store was among those that failed. Where all fail, one of the folder's
+    /// may have been the first to be reported, and the store's comes a moment later.
+    fn reaches_store(&self, tracer: &Tracer, injection: Injection) -> Result<bool> {
+        let began = Instant::now();
+        loop {
+            let seen = tracer.seen()?;
+            let reached = seen.injected.iter().any(|call| call.contains("/store/"));
+            let more_may_fail = injection.when == When::From(1) && began.elapsed() < PATIENCE;
+            if reached || !more_may_fail {
+                return Ok(reached);
+            }
+            thread::sleep(WATCH_INTERVAL);
+        }
     }
 
     fn told(&self) -> Result<Told> {

@@ -57,8 +57,8 @@ fn stage(ground: &Ground, copy: &Copy) -> Result<Staged, FetchError> {
         Some(from) => ground
             .root
             .open_content(from)
-            .map_err(|_| FetchError::SourceChanged)
-            .and_then(|source| copy_verified(&source, &file, copy)),
+            .map_err(|_| FetchError::SourceChanged(from.clone()))
+            .and_then(|source| copy_verified(&source, from, &file, copy)),
     };
     match copied {
         // The manifest goes along: the one on record may go with the file that was copied from.
@@ -77,16 +77,17 @@ fn stage(ground: &Ground, copy: &Copy) -> Result<Staged, FetchError> {
 /// Copies, and answers with the manifest of what is large enough to have one.
 fn copy_verified(
     source: &ContentFile,
+    from: &Key,
     file: &StageFile,
     copy: &Copy,
 ) -> Result<Option<Manifest>, FetchError> {
     file.copy_from(source, 0, 0, copy.size).map_err(|error| match error {
-        highwater_folder::StageError::SourceShrunk(_) => FetchError::SourceChanged,
+        highwater_folder::StageError::SourceShrunk(_) => FetchError::SourceChanged(from.clone()),
         other => other.into(),
     })?;
     match read_content(file.file(), copy.size) {
         Ok((found, manifest)) if found == copy.content => Ok(manifest),
-        Ok(_) => Err(FetchError::SourceChanged),
+        Ok(_) => Err(FetchError::SourceChanged(from.clone())),
         Err(error) => Err(FetchError::Local(error.to_string())),
     }
 }

@@ -14,9 +14,10 @@ use highwater_store::{EntryRow, ShareNumber, Store, StoreError};
 /// fetched rather than found.
 const CHUNKS_MAX: usize = 2 << 20;
 
-/// Rows with one content that are looked at, the newest first. A position can be stale for a moment
-/// only, and thousands of files may be equal.
-const ROWS_TRIED_MAX: usize = 8;
+/// Rows with one content that are looked at, the newest first. The first mostly fits. A position can
+/// be stale for a moment, but files whose delete is held back are on record and gone for as long as
+/// nobody confirms it, and thousands of files may be equal.
+const ROWS_TRIED_MAX: usize = 64;
 
 /// The catalogue of one share, shared between its tasks.
 #[derive(Debug, Default)]
@@ -97,7 +98,7 @@ impl Catalogue {
         store: &Store,
         share: ShareNumber,
         content: &ContentHash,
-        fits: impl Fn(&EntryRow) -> bool,
+        mut fits: impl FnMut(&EntryRow) -> bool,
     ) -> Result<Option<EntryRow>, StoreError> {
         self.row_of(store, share, short(content.as_bytes()), |row| {
             row.entry.kind.content().is_some_and(|(found, _)| found == *content) && fits(row)
@@ -142,7 +143,7 @@ impl Catalogue {
         store: &Store,
         share: ShareNumber,
         content: u64,
-        fits: impl Fn(&EntryRow) -> bool,
+        mut fits: impl FnMut(&EntryRow) -> bool,
     ) -> Result<Option<EntryRow>, StoreError> {
         let seqs: Vec<Seq> = {
             let shelves = self.shelves();

@@ -5,7 +5,8 @@
 //! has it:
 //!
 //! - somebody does: it is held, people are told, and it is asked for again whenever somebody
-//!   connects or announces it;
+//!   connects or announces it, and every few minutes, for whoever has it may have been unable to
+//!   read it;
 //! - nobody does: whoever made it has lost it, by a disk or by an older copy put in its place. It
 //!   is dropped, people are told, and this node begins anew with every peer. So all nodes judge
 //!   what the others really have, and come to one state, as they do after any other restore. While
@@ -20,7 +21,7 @@ use std::time::Duration;
 use highwater_core::log::Actor as Author;
 use highwater_core::merge::{is_conflict_key, is_untouched_copy};
 use highwater_core::{Key, NodeId};
-use highwater_store::{StoreError, WantRow};
+use highwater_store::{StoreError, WantClass, WantRow};
 
 use super::actor::{Actor, Open};
 use super::local::FolderPolicy;
@@ -31,6 +32,9 @@ use crate::config::ShareMode;
 /// How often every connected peer is asked, every [`LATER`](super::plan::LATER), before a content
 /// is given up.
 const IN_VAIN_MAX: u32 = 8;
+/// How long what cannot be had is let be. A file that cannot be read for a while, or that was moved
+/// away and back, is not announced when it can be had again.
+const AGAIN: Duration = Duration::from_secs(600);
 /// What people are told of a state that somebody announced and cannot give.
 const NOT_TO_BE_HAD: &str = "a peer announced this, and no peer has its content any more: it was \
     replaced or lost before it was sent; what stood here before stays, write it anew to settle it";
@@ -103,12 +107,38 @@ impl Open {
         }
         self.replica.hold(key)?;
         self.work.unattainable.insert(key.clone());
+        self.work.ask_again_at.get_or_insert(self.work.now + AGAIN);
+        Ok(())
+    }
+
+    /// Nobody speaks of what was superseded meanwhile.
+    pub(super) fn forget_what_came(&mut self) -> Result<(), StoreError> {
+        for key in self.replica.take_unwanted() {
+            let is_noted = self.place_problems.contains_key(key.as_str());
+            if !is_noted && !self.work.unattainable.contains(&key) {
+                continue;
+            }
+            let now = self.replica.want(&key)?.map(|(class, _)| class);
+            let was_held = now != Some(WantClass::Held) && self.work.unattainable.remove(&key);
+            if was_held || now.is_none() {
+                self.place_problems.remove(key.as_str());
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks again for what could not be had a while ago.
+    pub(super) fn ask_again_if_due(&mut self, mode: ShareMode) -> Result<(), StoreError> {
+        if self.work.ask_again_at.is_some_and(|at| at <= self.work.now) {
+            self.ask_again(mode)?;
+        }
         Ok(())
     }
 
     /// There is another peer to ask: what nobody had is asked for again at once.
     pub(crate) fn ask_again(&mut self, mode: ShareMode) -> Result<(), StoreError> {
         self.work.ask_again();
+        self.work.ask_again_at = None;
         let policy = FolderPolicy { rules: &self.rules, mode };
         for key in std::mem::take(&mut self.work.unattainable) {
             self.replica.want_again(&key, &policy)?;

@@ -37,11 +37,11 @@ pub(crate) fn open(
     outside: &mut dyn Outside,
 ) -> Result<Opened, OpenError> {
     let identity = MarkerIdentity { share: config.name.clone(), node };
-    let (folder, mut row, history) = match store.share(&config.name)? {
+    let (folder, mut row, history, is_new) = match store.share(&config.name)? {
         Some(row) => {
             let folder = outside.open_folder(&identity)?;
             let history = judge_history(&row, folder.marker().generation);
-            (folder, row, history)
+            (folder, row, history, history != History::Continuous)
         }
         None => {
             let marker = Marker { share: identity.share, node, generation: 0 };
@@ -49,9 +49,10 @@ pub(crate) fn open(
             let number = store.unused_share_number()?;
             let (generation, epoch) = (folder.marker().generation, outside.new_epoch());
             let row = ShareRow { number, epoch, generation, raising: generation };
-            (folder, row, History::Continuous)
+            (folder, row, History::Continuous, true)
         }
     };
+    let before = row.epoch;
     if history != History::Continuous {
         tracing::warn!(share = %config.name, ?history, "restored from an older copy: new epoch");
         row.epoch = outside.new_epoch();
@@ -59,6 +60,12 @@ pub(crate) fn open(
     let row = raise_generation(&*folder, store, &config.name, row)?;
     let (store, name) = (Arc::clone(store), config.name.clone());
     let mut replica = Replica::open(store, node, name, row, history, outside.wall())?;
+    if is_new {
+        replica.is_begun_here();
+    }
+    if before != replica.epoch() {
+        replica.remember_past(before)?;
+    }
     let problems = clear_leftovers(&*folder, &mut replica)?;
     Ok(Opened { folder, replica, problems })
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use highwater_core::intake::{self, Standing as LogStanding, advance, resume_at};
+use highwater_core::intake::{Standing as LogStanding, advance, resume_at};
 use highwater_core::log::Checkpoint;
 use highwater_core::wire::{Ack, Batch, Control, Goodbye, Offer, Standing};
 use highwater_core::{NodeId, Seq};
@@ -201,22 +201,24 @@ impl Actor {
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         let replica = &mut open.replica;
-        let digest_at = |seq| {
-            let row = replica.store().log_at(replica.number(), seq);
-            row.ok().flatten().map(|row| row.digest)
-        };
-        let judged = intake::judge(offer.pulled, replica.epoch(), replica.head(), digest_at);
-        if judged == LogStanding::RolledBack {
-            return self.outlived(link);
-        }
-        let from = match judged {
-            LogStanding::From(seq) => seq,
-            _ => Seq::ZERO,
-        };
-        let epoch = replica.epoch();
         let Some(peer) = self.links.values_mut().find(|peer| peer.source.id == link) else {
             return Ok(());
         };
+        let from = match replica.judge(&peer.source.peer, offer.pulled)? {
+            LogStanding::From(seq) => seq,
+            LogStanding::FromStart => Seq::ZERO,
+            LogStanding::RolledBack => return self.outlived(link),
+            LogStanding::Unproven(seq) if replica.cannot_be_outlived() => seq,
+            LogStanding::OtherHistory(epoch) => {
+                replica.remember_past(epoch)?;
+                if !replica.cannot_be_outlived() {
+                    return self.outlived(link);
+                }
+                Seq::ZERO
+            }
+            LogStanding::Unproven(_) => return self.outlived(link),
+        };
+        let epoch = replica.epoch();
         let pulled = resume_at(replica.peer(&peer.source.peer)?.pulled, offer);
         let actor = offer.epoch.actor(&peer.source.peer, &self.config.name);
         peer.theirs = Some(Theirs { pulled, head: offer.head, actor, needed: None });
@@ -239,7 +241,7 @@ impl Actor {
             return Ok(());
         }
         let share = &self.config.name;
-        tracing::warn!(%share, "a peer has seen more of this log than there is: new epoch");
+        tracing::warn!(%share, "a peer may have seen more of this log than there is: new epoch");
         self.begin_anew()
     }
 

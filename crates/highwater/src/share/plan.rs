@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use highwater_core::merge::is_conflict_key;
 use highwater_core::{ContentHash, Key};
-use highwater_store::{StoreError, WantClass};
+use highwater_store::{EntryRow, StoreError, WantClass};
 
 use super::actor::{Actor, Open};
 use super::loss::Asked;
@@ -38,8 +38,9 @@ pub(crate) struct Work {
     /// Contents being copied within the share: each key that waits for one of them has a copy of
     /// its own under way.
     copying: BTreeSet<ContentHash>,
-    /// Contents that a copy within the share failed for: they are fetched.
-    not_here: BTreeSet<ContentHash>,
+    /// Under which names a content was not found, though it is on record: once no name is left, it
+    /// is fetched.
+    not_here: BTreeMap<ContentHash, BTreeSet<Key>>,
     /// What can be put in place now, in key order.
     pub(crate) ready: BTreeMap<Key, Option<Staged>>,
     pub(crate) ready_deletes: BTreeSet<Key>,
@@ -48,8 +49,10 @@ pub(crate) struct Work {
     /// Those of the deferred that no connected peer has the content of.
     pub(super) unavailable: BTreeSet<Key>,
     /// What cannot be had: every peer is connected, and none has had the content for a while. Held,
-    /// and asked for again when somebody connects.
+    /// and asked for again when somebody connects, and now and then.
     pub(super) unattainable: BTreeSet<Key>,
+    /// When it is asked for again though nobody connects.
+    pub(super) ask_again_at: Option<Instant>,
     /// How often every peer was asked for it in vain.
     pub(super) in_vain: BTreeMap<Key, u32>,
     /// Something was given up that nobody has: the logs of all peers are to be read anew.
@@ -74,12 +77,13 @@ impl Work {
             active: BTreeMap::new(),
             waiting: BTreeMap::new(),
             copying: BTreeSet::new(),
-            not_here: BTreeSet::new(),
+            not_here: BTreeMap::new(),
             ready: BTreeMap::new(),
             ready_deletes: BTreeSet::new(),
             deferred: BTreeMap::new(),
             unavailable: BTreeSet::new(),
             unattainable: BTreeSet::new(),
+            ask_again_at: None,
             in_vain: BTreeMap::new(),
             has_lost: false,
             setbacks: BTreeMap::new(),
@@ -96,7 +100,7 @@ impl Work {
 
     /// When something is to be tried again.
     pub(crate) fn next_deferred(&self) -> Option<Instant> {
-        let next = self.deferred.values().min().copied();
+        let next = self.deferred.values().min().copied().into_iter().chain(self.ask_again_at).min();
         self.full_until.map_or(next, |until| Some(next.map_or(until, |next| next.max(until))))
     }
 
@@ -204,10 +208,12 @@ impl Actor {
         }
         let mut copies = Vec::new();
         let full = open.work.is_full();
+        open.ask_again_if_due(self.config.mode)?;
+        open.forget_what_came()?;
         for key in open.replica.take_new_wants() {
             open.drop_ready(&key);
             open.work.drop_key(&key);
-            // What was just given up keeps its note.
+            // What is still not to be had keeps its note.
             if !open.work.unattainable.contains(&key) {
                 open.place_problems.remove(key.as_str());
             }
@@ -283,12 +289,17 @@ impl Open {
         if size == 0 {
             return Ok(Some(Copy { content, size, from: None }));
         }
-        if self.work.not_here.contains(&content) {
-            return Ok(None);
-        }
+        let from = self.stands_at(&content)?;
+        Ok(from.map(|key| Copy { content, size, from: Some(key) }))
+    }
+
+    /// A key of this share that holds the content, as far as is known.
+    fn stands_at(&self, content: &ContentHash) -> Result<Option<Key>, StoreError> {
         let (store, number) = (self.replica.store(), self.replica.number());
-        let row = self.replica.catalogue().find(store, number, &content)?;
-        Ok(row.map(|row| Copy { content, size, from: Some(row.entry.key) }))
+        let stale = self.work.not_here.get(content);
+        let may_stand = |row: &EntryRow| stale.is_none_or(|keys| !keys.contains(&row.entry.key));
+        let row = self.replica.catalogue().find_row(store, number, content, may_stand)?;
+        Ok(row.map(|row| row.entry.key))
     }
 
     fn send_copies(&mut self, copies: Vec<Copy>) {
@@ -389,13 +400,13 @@ impl Open {
     ) -> Result<(), StoreError> {
         let was_copied = self.work.copying.remove(&content);
         // The last copies of a content that is fetched by now: the first that failed said so.
-        if matches!(why, FetchError::SourceChanged) && !was_copied {
+        if matches!(why, FetchError::SourceChanged(_)) && !was_copied {
             return Ok(());
         }
         let keys = self.work.waiting.remove(&content).unwrap_or_default();
         let (wait, kind) = match why {
-            FetchError::SourceChanged => {
-                self.work.not_here.insert(content);
+            FetchError::SourceChanged(key) => {
+                self.work.not_here.entry(content).or_default().insert(key.clone());
                 (Duration::ZERO, None)
             }
             FetchError::Unavailable => (LATER, None),
@@ -413,7 +424,7 @@ impl Open {
             match why {
                 FetchError::NoRoom(_) => continue,
                 // It was waited for under another name, and stands here under one.
-                FetchError::Unavailable if self.stands_here(&content)? => {
+                FetchError::Unavailable if self.stands_at(&content)?.is_some() => {
                     self.work.defer(key, Duration::ZERO);
                     continue;
                 }
@@ -424,12 +435,6 @@ impl Open {
             self.work.defer(key, wait);
         }
         Ok(())
-    }
-
-    fn stands_here(&self, content: &ContentHash) -> Result<bool, StoreError> {
-        let (store, number) = (self.replica.store(), self.replica.number());
-        Ok(!self.work.not_here.contains(content)
-            && self.replica.catalogue().find(store, number, content)?.is_some())
     }
 
     /// A slot that nobody needs any more.

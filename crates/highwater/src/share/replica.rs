@@ -21,7 +21,10 @@ use highwater_store::{
     Commit, EntryRow, PeerRow, ShareNumber, ShareRow, Store, StoreError, WantClass, WantRow,
 };
 
+mod past;
 mod rows;
+
+use past::Past;
 
 use super::catalogue::Catalogue;
 use super::open::{OpenError, raise_generation};
@@ -106,8 +109,12 @@ pub(crate) struct Replica {
     touched_wants: BTreeSet<Key>,
     /// Keys that became wanted since this was last asked.
     new_wants: Vec<Key>,
+    /// Keys whose want went or changed since this was last asked.
+    unwanted: Vec<Key>,
     /// What is remembered of the peers, with all that is pending.
     peers: BTreeMap<NodeId, PeerRow>,
+    /// The histories before, and the digests of positions that entries have left lately.
+    past: Past,
 }
 
 impl Replica {
@@ -144,8 +151,11 @@ impl Replica {
             touched: BTreeSet::new(),
             touched_wants: BTreeSet::new(),
             new_wants: Vec::new(),
+            unwanted: Vec::new(),
             peers: BTreeMap::new(),
+            past: Past::default(),
         };
+        replica.past = Past::read(&replica.store, replica.number())?;
         replica.take_stock()?;
         Ok(replica)
     }
@@ -262,6 +272,12 @@ impl Replica {
     /// The keys that became wanted since the last call.
     pub(crate) fn take_new_wants(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.new_wants)
+    }
+
+    /// The keys of which something was wanted at the last call, and of which it is not any more, or
+    /// something else.
+    pub(crate) fn take_unwanted(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.unwanted)
     }
 
     /// Makes everything durable that was decided since the last flush.
@@ -423,6 +439,9 @@ impl Replica {
         // The head's position stays, or it would be given out twice; without its entry it says
         // nothing and is skipped.
         let left = (row.seq != self.head).then_some(row.seq);
+        if let Some(seq) = left {
+            self.retire(seq)?;
+        }
         self.pending.forget_entry(self.number(), key, left);
         self.touched.insert(key.clone());
         if self.want(key)?.is_none() {
@@ -752,6 +771,7 @@ impl Replica {
     pub(crate) fn take_new_epoch(&mut self, epoch: Epoch, known: Seq) -> Result<(), StoreError> {
         self.flush()?;
         let old = self.actor;
+        self.remember_past(self.row.epoch)?;
         self.row.epoch = epoch;
         self.begun_here = true;
         self.actor = self.row.epoch.actor(&self.node, &self.name);

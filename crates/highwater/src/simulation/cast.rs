@@ -224,7 +224,7 @@ impl World {
             return;
         }
         let Some((image, disk)) = self.nodes[node].backup.take() else { return };
-        let before = self.nodes[node].contents();
+        let (before, held) = (self.nodes[node].contents(), self.nodes[node].places());
         if part != Part::Folder {
             self.nodes[node].memory.restore(&image);
         }
@@ -236,6 +236,7 @@ impl World {
         let after = self.nodes[node].contents();
         let beside = self.contents_beside(node);
         self.judge.disk_lost(&before, &after, &beside);
+        self.judge.renames_undone(&held, &self.nodes[node].places(), &beside);
     }
 
     fn lose_store(&mut self, node: usize) {

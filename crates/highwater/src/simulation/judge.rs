@@ -113,6 +113,18 @@ impl Judge {
         self.torn.extend(after.difference(before));
     }
 
+    /// A disk was put back. A file that a user had renamed stands under its old name again, which
+    /// others may know as deleted; if nobody else had heard of the new name, only this disk had it.
+    pub(super) fn renames_undone(
+        &mut self,
+        before: &BTreeSet<(Key, ContentHash)>,
+        after: &BTreeSet<(Key, ContentHash)>,
+        elsewhere: &BTreeSet<ContentHash>,
+    ) {
+        let moved = before.difference(after).map(|(_, content)| *content);
+        self.gone_with_a_disk.extend(moved.filter(|content| !elsewhere.contains(content)));
+    }
+
     // --- the end --------------------------------------------------------------------------
 
     /// What is wrong with a cluster that says it is in sync; `None` if nothing is.

@@ -151,6 +151,14 @@ impl Node {
         visible.into_values().filter_map(|(thing, _)| thing.content()).collect()
     }
 
+    /// Which content stands under which key.
+    pub(super) fn places(&self) -> BTreeSet<(Key, ContentHash)> {
+        let visible = self.folder.disk().visible();
+        let place =
+            |(key, (thing, _)): (Key, (super::disk::Thing, _))| Some((key, thing.content()?));
+        visible.into_iter().filter_map(place).collect()
+    }
+
     /// What stands under each key, and whether it is whole.
     pub(super) fn tree(&self) -> BTreeMap<Key, highwater_core::EntryKind> {
         let visible = self.folder.disk().visible();

@@ -454,8 +454,8 @@ impl World {
         let folder = self.nodes[node].folder.clone();
         let mut disk = folder.disk();
         let there = |key: &Key| disk.get(key.as_str()).and_then(|(thing, _)| thing.content());
-        if copy.from.as_ref().is_some_and(|from| there(from) != Some(content)) {
-            return Fetched::Failed { content, why: FetchError::SourceChanged };
+        if let Some(from) = copy.from.as_ref().filter(|from| there(from) != Some(content)) {
+            return Fetched::Failed { content, why: FetchError::SourceChanged(from.clone()) };
         }
         let wall = self.nodes[node].clock.wall().0;
         let full = disk.full;
@@ -531,19 +531,25 @@ impl World {
         let store = Arc::clone(&life.store);
         let stock = life.played.with_crew(|crew| (crew.number, Arc::clone(&crew.catalogue)));
         let Some((number, catalogue)) = stock else { return false };
-        let Ok(Some(row)) = catalogue.find(&store, number, &content) else { return false };
-        let key = row.entry.key;
+        let mut stale = None;
         let disk = self.nodes[node].folder.disk();
-        let recorded = crate::share::replica::decode_print(row.print.as_deref());
-        let stands = !disk.vanished
-            && disk.get(key.as_str()).is_some_and(|(thing, print)| {
-                thing.content() == Some(content) && recorded == Some(print)
-            });
+        let found = catalogue.find_row(&store, number, &content, |row| {
+            let recorded = crate::share::replica::decode_print(row.print.as_deref());
+            let there = disk.get(row.entry.key.as_str());
+            let stands = !disk.vanished
+                && there.is_some_and(|(thing, print)| {
+                    thing.content() == Some(content) && recorded == Some(print)
+                });
+            if !stands {
+                stale.get_or_insert_with(|| row.entry.key.clone());
+            }
+            stands
+        });
         drop(disk);
-        if !stands {
+        if let Some(key) = stale {
             self.tell(node, 1_000, Turn::Event(Event::Suspect(key)));
         }
-        stands
+        found.is_ok_and(|row| row.is_some())
     }
 
     fn answered(&mut self, node: usize, content: ContentHash, request: u64, has: bool) {

@@ -38,6 +38,7 @@ impl Replica {
         }
         if let Some(old) = &old {
             self.drop_manifest_of(old);
+            self.retire(old.seq)?;
         }
         self.pending.append(self.number(), &row, &log, old.map(|old| old.seq));
         self.touched.insert(row.entry.key);
@@ -118,6 +119,7 @@ impl Replica {
     }
 
     pub(super) fn unwant(&mut self, class: WantClass, entry: &Entry) {
+        self.unwanted.push(entry.key.clone());
         self.count_want(class, entry, -1);
         self.touched_wants.insert(entry.key.clone());
         self.pending.delete_want(self.number(), class, &entry.key);

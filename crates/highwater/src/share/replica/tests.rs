@@ -1,6 +1,7 @@
 //! What becomes of states that are seen, heard of and put in place, on stores of their own: nodes
 //! here exchange their logs by hand.
 
+use highwater_core::intake::Standing;
 use highwater_core::{ContentHash, Mode, Mtime};
 use highwater_folder::{Finding, Observation};
 
@@ -352,6 +353,60 @@ fn an_edit_after_a_whole_machine_was_restored_is_not_lost() {
     a.replica.take_new_epoch(Epoch([99; 16]), known).expect("a new epoch");
     meet(&mut a, &mut b);
     assert_eq!(a.contents(), sorted(["before the restore, again", "after the restore"]));
+}
+
+/// The same, and one file was edited so often since that no entry stands any more where the peer had
+/// read to. What stood there is told by its digest; without it nothing is believed beyond what was
+/// known before.
+#[test]
+fn edits_after_a_restore_do_not_hide_behind_the_positions_that_they_left() {
+    let (mut a, peer) = (Node::new(1), NodeId::from_bytes([2; 32]));
+    a.sees("plan.txt", "first", 10);
+    let image = tempfile::tempdir().expect("a temporary directory");
+    copy_dir(a.dir.path(), image.path());
+    for edit in 0..3 {
+        a.sees("plan.txt", &format!("before the restore, {edit}"), 20 + edit);
+    }
+    let read = a.replica.checkpoint();
+    a.sees("plan.txt", "before the restore, and never read", 24);
+    assert_eq!(judged(&mut a, &peer, read), Standing::From(read.seq), "its own history");
+    drop(a);
+    let store = Arc::new(Store::open(image.path()).expect("the image"));
+    let mut a = Node { replica: open(store, 1, History::Continuous), dir: image };
+    for edit in 0..4 {
+        a.sees("plan.txt", &format!("after the restore, {edit}"), 30 + edit);
+    }
+    assert!(a.replica.store().log_at(a.replica.number(), read.seq).expect("readable").is_none());
+    assert_eq!(judged(&mut a, &peer, read), Standing::RolledBack);
+    // So many edits that the digest is gone too.
+    for edit in 0..1100 {
+        a.sees("plan.txt", &format!("after the restore, {edit}"), 40 + edit);
+    }
+    assert_eq!(judged(&mut a, &peer, read), Standing::Unproven(read.seq));
+    a.replica.put_peer(&peer, PeerRow { pulled: None, pushed: Some(read) });
+    assert_eq!(judged(&mut a, &peer, read), Standing::From(read.seq), "it was told before");
+}
+
+/// A node's store was lost, another history begun, and then the old store put back: the peer speaks
+/// of a history that this store has never heard of.
+#[test]
+fn a_history_that_came_after_a_backup_is_told_from_those_before() {
+    let (mut a, peer) = (Node::new(1), NodeId::from_bytes([2; 32]));
+    a.sees("plan.txt", "first", 10);
+    let later = Checkpoint { epoch: Epoch([77; 16]), ..a.replica.checkpoint() };
+    let before = a.replica.checkpoint();
+    assert_eq!(judged(&mut a, &peer, later), Standing::OtherHistory(later.epoch));
+    a.replica.remember_past(later.epoch).expect("remembered");
+    a.replica.take_new_epoch(Epoch([99; 16]), Seq::ZERO).expect("a new epoch");
+    for over in [before, later] {
+        assert_eq!(judged(&mut a, &peer, over), Standing::FromStart, "{over:?}");
+    }
+    let past = a.replica.store().past(a.replica.number()).expect("readable").expect("on record");
+    assert_eq!(past.epochs, [later.epoch, before.epoch]);
+}
+
+fn judged(node: &mut Node, peer: &NodeId, pulled: Checkpoint) -> Standing {
+    node.replica.judge(peer, Some(pulled)).expect("readable")
 }
 
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
