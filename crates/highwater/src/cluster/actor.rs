@@ -402,9 +402,7 @@ impl Actor {
     }
 
     fn name_of(&self, node: &NodeId) -> String {
-        let views = self.machine.views(self.now());
-        let found = views.into_iter().find(|view| view.card.facts().id == *node);
-        found.map(|view| view.card.facts().name.clone()).unwrap_or_default()
+        self.machine.card_of(node).map(|card| card.facts().name.clone()).unwrap_or_default()
     }
 
     /// Signs a new card of this node.
