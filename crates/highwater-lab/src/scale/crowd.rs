@@ -102,8 +102,9 @@ impl Crowd {
         Ok(Self { nodes, dir: dir.to_owned(), peers_listed_max, records: Vec::new() })
     }
 
-    /// Starts all, `wave` at a time; each wave serves before the next begins.
+    /// Starts all, `wave` at a time; the nodes of each wave see all that run before the next begins.
     pub(crate) fn start(&mut self, wave: usize) -> Result<()> {
+        let mut running = 0;
         for nodes in self.nodes.chunks_mut(wave) {
             let started: Vec<Result<()>> = std::thread::scope(|scope| {
                 let starts: Vec<_> =
@@ -116,6 +117,10 @@ impl Crowd {
             }
             record(&self.dir, &self.records)?;
             started.into_iter().collect::<Result<()>>()?;
+            running += nodes.len();
+            let sees = |node: &Node| active(node.spec().http) == Some(running);
+            let seen = || Ok(nodes.iter().all(sees).then_some(()));
+            wait_for("that a wave sees all that run", SEEN_PATIENCE, ASK_EVERY, seen)?;
         }
         Ok(())
     }
