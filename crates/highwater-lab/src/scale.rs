@@ -62,6 +62,9 @@ pub struct ScaleOptions {
     /// How many nodes are started at once
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub wave: u16,
+    /// How long each wave has for its handshakes before the next is started
+    #[arg(long, default_value_t = 2000)]
+    pub wave_pause_ms: u64,
     /// How long the idle nodes are watched
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub idle_seconds: u64,
@@ -200,7 +203,7 @@ fn measure(options: &ScaleOptions, nodes: usize, date: &mut String) -> Result<Ro
     say(&format!("making {nodes} nodes in {}", dir.display()));
     let mut crowd = Crowd::make(&options.exe, &dir.join(nodes.to_string()), nodes, listing)?;
     let began = Instant::now();
-    crowd.start(options.wave.into())?;
+    crowd.start(options.wave.into(), Duration::from_millis(options.wave_pause_ms))?;
     let started = began.elapsed();
     say(&format!("{nodes} nodes serve after {started:.1?}; waiting until all see each other"));
     crowd.wait_all_seen()?;
