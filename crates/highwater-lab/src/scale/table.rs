@@ -2,6 +2,7 @@
 //! Markdown, a column for each size, to be put into a document as it is.
 
 use super::deaths::DeathReport;
+use super::load::LoadReport;
 use super::spread::Spread;
 use super::{Row, ScaleReport};
 
@@ -96,18 +97,22 @@ fn cells(row: &Row) -> Vec<(&'static str, String)> {
         }),
         ("not stopped in order", row.not_stopped.len().to_string()),
     ];
-    if let Some(load) = &row.load {
-        cells.extend([
-            ("load: minutes, nodes that write", {
-                format!("{:.1}, {}", load.seconds / 60.0, load.writers)
-            }),
-            ("load: GB arrived, MB/s", {
-                format!("{:.1}, {:.1}", load.bytes_arrived as f64 / 1e9, load.rate_mb())
-            }),
-            ("load: resident MB, middle / most", half_and_most(load.cost.rss_mb)),
-            ("load: machine busy %", format!("{:.0}", load.cost.machine_busy_percent)),
-            ("load: all folders equal", load.equal.to_string()),
-        ]);
-    }
+    cells.extend(row.load.iter().flat_map(under_load));
     cells
+}
+
+/// What is added where nodes were loaded.
+fn under_load(load: &LoadReport) -> [(&'static str, String); 5] {
+    let resident = load.cost.rss_mb;
+    [
+        ("load: minutes, nodes that write", {
+            format!("{:.1}, {}", load.seconds / 60.0, load.writers)
+        }),
+        ("load: GB arrived, MB/s", {
+            format!("{:.1}, {:.1}", load.bytes_arrived as f64 / 1e9, load.rate_mb())
+        }),
+        ("load: resident MB, middle / most", format!("{:.1} / {:.1}", resident.p50, resident.max)),
+        ("load: machine busy %", format!("{:.0}", load.cost.machine_busy_percent)),
+        ("load: all folders equal", load.equal.to_string()),
+    ]
 }
