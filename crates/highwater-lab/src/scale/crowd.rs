@@ -114,7 +114,8 @@ impl Crowd {
                 joined.map(|start| start.unwrap_or_else(|_| Err(anyhow!("a panic")))).collect()
             });
             for node in nodes.iter() {
-                self.records.extend(node.pid().map(ProcessRecord::of).transpose()?);
+                // One that ended at once is told of below, by its own last words.
+                self.records.extend(node.pid().and_then(|pid| ProcessRecord::of(pid).ok()));
             }
             record(&self.dir, &self.records)?;
             started.into_iter().collect::<Result<()>>()?;
