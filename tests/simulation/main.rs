@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use highwater::simulation::{Outcome, Story, play};
 
 /// Stories that found a bug, with what they found.
-const FOUND: [(u64, &str); 23] = [
+const FOUND: [(u64, &str); 25] = [
     (0, "the winner of a conflict was announced as merged before the loser's bytes were kept"),
     (15, "a conflict copy of a state that was knowingly replaced was waited for for ever"),
     (23, "a mode that was changed in place was on record before it was durable"),
@@ -42,6 +42,10 @@ const FOUND: [(u64, &str); 23] = [
     (7_004_684, "a content was refused while an equal file, whose delete was held back, was gone"),
     (7_000_855, "a renamed file, of whose new name nobody had heard, went with a restored disk"),
     (8_003_885, "after a restore a change had the name of one from a history that came between"),
+    (
+        8_000_832,
+        "what lies in a directory whose delete is held back was tried twenty times a second",
+    ),
 ];
 /// The first of the other stories. They are the same each time until the stories that
 /// `docs/reliability.md` lists as open are mended; `highwater-lab sim` plays any others.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+use serde::{Deserialize, Serialize};
 
 use crate::entry::EntryKind;
 use crate::id::hex;
@@ -26,7 +27,7 @@ const BLOCK_ENTRIES_MADE: u64 = BLOCK_ENTRIES_MAX / 2;
 
 /// The digest of one entry as people see it. Versions, stamps and authors are left out: two folders
 /// that look the same are the same.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct StateDigest(pub [u8; 32]);
 
 impl StateDigest {
@@ -204,6 +205,12 @@ impl Blocks {
         let block = self.block_of(key);
         block.add(digest);
         block.entries > BLOCK_ENTRIES_MAX
+    }
+
+    /// Whether the block that a key lies in has grown too large.
+    pub fn is_too_large(&self, key: &Key) -> bool {
+        let from = self.rest.range(..=key).next_back();
+        from.map_or(&self.first, |(_, block)| block).entries > BLOCK_ENTRIES_MAX
     }
 
     /// Takes out an entry that was taken in before.

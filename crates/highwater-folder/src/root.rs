@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
-use highwater_core::Key;
 use highwater_core::key::RESERVED_DIR;
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use highwater_core::{Key, Mtime};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::marker::{MARKER_BYTES_MAX, Marker, MarkerIdentity};
@@ -198,6 +198,16 @@ impl Root {
     /// What the marker says.
     pub fn marker(&self) -> Marker {
         self.marker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// When the marker's file was made, if the file system keeps that. No program can set it, so a
+    /// marker that was copied back from a backup is told from the one that stood here.
+    pub fn marker_born(&self) -> Option<Mtime> {
+        let (flags, wanted) = (AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME);
+        let stat = rustix::fs::statx(&self.control, MARKER, flags, wanted).ok()?;
+        let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+        let born = stat.stx_btime;
+        known.then_some(Mtime { seconds: born.tv_sec, nanos: born.tv_nsec })
     }
 
     /// Replaces the marker; durable when this returns.

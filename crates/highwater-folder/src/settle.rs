@@ -2,8 +2,9 @@
 //!
 //! A sync costs the same for one file as for a hundred. A few files are synced each for itself;
 //! from [`SYNCFS_FROM`] on, one `syncfs` takes them all. It also takes everything else that is dirty
-//! on that file system, so where others write heavily it is slow: then each is synced for itself for
-//! a while, [`SYNCS_AT_ONCE`] at a time, because one commit of a journal serves all who wait for it.
+//! on that file system, so where others write heavily it is slow: then each is synced for itself
+//! until that has taken as long, [`SYNCS_AT_ONCE`] at a time, because one commit of a journal serves
+//! all who wait for it. So neither way costs more than twice what the better one would have.
 //!
 //! That goes for what Highwater writes, and for what it finds: nothing that a scan found is told to
 //! anybody before it is durable.
@@ -14,7 +15,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,6 @@ pub const SYNCS_AT_ONCE: usize = 8;
 const SYNCS_ALONE: usize = 4;
 /// A `syncfs` that took longer wrote other people's data too.
 const SYNCFS_SLOW: Duration = Duration::from_millis(500);
-/// How often files are synced one by one after a slow `syncfs` before it is tried again.
-const ROUNDS_WITHOUT_SYNCFS: u32 = 32;
 
 /// Why what was written is not known to be durable.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +57,9 @@ pub enum SettleError {
 #[derive(Debug, Default)]
 pub(crate) struct SyncHealth {
     failed: AtomicBool,
-    rounds_without_syncfs: AtomicU32,
+    /// What the last `syncfs` cost, in microseconds, if it was slow, less what was synced one by one
+    /// since: as long as something is left of it, another is not worth it.
+    owed: AtomicU64,
 }
 
 impl Root {
@@ -71,7 +72,7 @@ impl Root {
         if slots.is_empty() || (slots.len() >= SYNCFS_FROM && self.sync_everything()?) {
             return Ok(());
         }
-        together(slots, |slot| {
+        self.one_by_one(slots, |slot| {
             let staged = self.stage().open(slot)?;
             self.synced(rustix::fs::fsync(staged.file()), || format!("{slot} in the stage"))
         })?;
@@ -134,7 +135,7 @@ impl Root {
     }
 
     fn sync_keys(&self, keys: &[&Key]) -> Result<(), SettleError> {
-        together(keys, |key| {
+        self.one_by_one(keys, |key| {
             let found = open_beneath(self.dir(), key.as_str(), OFlags::RDONLY);
             self.sync_if_there(found, || key.to_string())
         })
@@ -142,7 +143,7 @@ impl Root {
 
     fn sync_dirs(&self, dirs: BTreeSet<Option<Key>>) -> Result<(), SettleError> {
         let dirs: Vec<Option<Key>> = dirs.into_iter().collect();
-        together(&dirs, |dir| {
+        self.one_by_one(&dirs, |dir| {
             let name = || dir.as_ref().map_or("the share's root".into(), Key::to_string);
             self.sync_if_there(self.open_dir(dir.as_ref()), name)
         })
@@ -163,22 +164,35 @@ impl Root {
         }
     }
 
-    /// One `syncfs`, unless the last one was slow not long ago. Answers whether it was done.
+    /// One `syncfs`, unless the last one was slow and has not been made up for. Answers whether it
+    /// was done.
     fn sync_everything(&self) -> Result<bool, SettleError> {
-        let rounds = &self.sync.rounds_without_syncfs;
-        let waited =
-            rounds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if waited.is_ok() {
+        if self.sync.owed.load(Ordering::Relaxed) > 0 {
             return Ok(false);
         }
         let started = Instant::now();
         // The root's descriptor is older than anything written since, and errors are reported to
         // every descriptor once: none is missed.
         self.synced(rustix::fs::syncfs(self.dir()), || "the file system".into())?;
-        if started.elapsed() > SYNCFS_SLOW {
-            rounds.store(ROUNDS_WITHOUT_SYNCFS, Ordering::Relaxed);
+        let took = started.elapsed();
+        if took > SYNCFS_SLOW {
+            self.sync.owed.store(micros(took), Ordering::Relaxed);
         }
         Ok(true)
+    }
+
+    fn one_by_one<T: Sync>(
+        &self,
+        items: &[T],
+        sync: impl Fn(&T) -> Result<(), SettleError> + Sync,
+    ) -> Result<(), SettleError> {
+        let started = Instant::now();
+        let synced = together(items, sync);
+        if items.len() >= SYNCFS_FROM {
+            let pay = |owed: u64| Some(owed.saturating_sub(micros(started.elapsed())));
+            let _ = self.sync.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
+        }
+        synced
     }
 
     fn refuse_after_failure(&self) -> Result<(), SettleError> {
@@ -202,6 +216,10 @@ impl Root {
             SettleError::SyncFailed { what: what(), source: errno.into() }
         })
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Syncs each of the items, several of them at a time, in no order. The first error ends it, once

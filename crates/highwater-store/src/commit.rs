@@ -2,13 +2,13 @@
 
 use highwater_core::content::{ChunkId, Manifest};
 use highwater_core::fetch::ChunkSet;
-use highwater_core::{ContentHash, Key, LogDigest, NodeId, Seq, ShareName};
+use highwater_core::{ContentHash, Key, NodeId, Seq, ShareName};
 
 use crate::rows::{
     BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart,
-    PastRow, PeerRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow, content_key, deep_key,
-    encode, entry_key, found_key, log_key, part_key, past_key, peer_key, retired_key, share_key,
-    want_key,
+    MarkerRow, PastRow, PeerRow, RetiredRow, ShareNumber, ShareRow, StageRow, WantClass, WantRow,
+    content_key, deep_key, encode, entry_key, found_key, log_key, marker_key, part_key, past_key,
+    peer_key, retired_key, share_key, want_key,
 };
 
 /// Changes to the store, gathered in memory. Nothing happens before
@@ -73,17 +73,25 @@ impl Commit {
         self.delete(want_key(share, class, key));
     }
 
+    /// Records what is known of the marker; `None` where that is nothing.
+    pub fn put_marker(&mut self, share: ShareNumber, row: Option<MarkerRow>) {
+        match row {
+            Some(row) => self.put(marker_key(share), encode(&row)),
+            None => self.delete(marker_key(share)),
+        }
+    }
+
     /// Records which histories are over.
     pub fn put_past(&mut self, share: ShareNumber, row: &PastRow) {
         self.put(past_key(share), encode(row));
     }
 
-    /// Keeps the digest of a position that its entry has left.
-    pub fn put_retired(&mut self, share: ShareNumber, seq: Seq, digest: &LogDigest) {
-        self.put(retired_key(share, seq), encode(digest));
+    /// Keeps what stood at a position that its entry has left.
+    pub fn put_retired(&mut self, share: ShareNumber, seq: Seq, row: &RetiredRow) {
+        self.put(retired_key(share, seq), encode(row));
     }
 
-    /// Forgets the digest of a position that its entry left long ago.
+    /// Forgets what stood at a position that its entry left long ago.
     pub fn delete_retired(&mut self, share: ShareNumber, seq: Seq) {
         self.delete(retired_key(share, seq));
     }

@@ -21,7 +21,7 @@ pub mod store;
 pub use commit::Commit;
 pub use memory::{DiskFault, MemoryDisk, MemoryImage};
 pub use rows::{
-    DeepRow, EntryRow, FoundRow, LogRow, PastRow, PeerRow, ShareNumber, ShareRow, StageRow,
-    WantClass, WantRow,
+    DeepRow, EntryRow, FoundRow, LogRow, MarkerRow, PastRow, PeerRow, RetiredRow, ShareNumber,
+    ShareRow, StageRow, WantClass, WantRow,
 };
 pub use store::{OpenError, Store, StoreError};

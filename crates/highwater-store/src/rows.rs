@@ -15,7 +15,8 @@
 //! | `u` share, content hash, part | [`BITMAP_PART_WORDS`] words of the staged set |
 //! | `d` share | [`DeepRow`] |
 //! | `h` share | [`PastRow`] |
-//! | `r` share, sequence number | the digest of a position that its entry has left |
+//! | `i` share | [`MarkerRow`] |
+//! | `r` share, sequence number | [`RetiredRow`] |
 //! | `f` share, ordered entry key | [`FoundRow`] |
 //!
 //! Values are postcard. They should stay below 7 KiB (see `sled.rs`), which is why manifests and
@@ -23,9 +24,10 @@
 
 use highwater_core::check::DamageCause;
 use highwater_core::content::Chunk;
+use highwater_core::fingerprint::StateDigest;
 use highwater_core::{
-    Actor, Checkpoint, ContentHash, Entry, EntryKind, Epoch, Key, LogDigest, NodeId, PrefixState,
-    Seq, ShareName,
+    Actor, Checkpoint, ContentHash, Entry, EntryKind, Epoch, Key, LogDigest, Mtime, NodeId,
+    PrefixState, Seq, ShareName,
 };
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +62,22 @@ pub struct ShareRow {
 pub struct PastRow {
     /// The oldest first.
     pub epochs: Vec<Epoch>,
+}
+
+/// What is remembered of the marker inside a share's root, beside its generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MarkerRow {
+    /// When its file was made.
+    pub born: Mtime,
+}
+
+/// What stood at a position of this node's log that its entry has left.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RetiredRow {
+    /// The digest of everything appended up to there.
+    pub digest: LogDigest,
+    /// The digest of the key and its state.
+    pub state: StateDigest,
 }
 
 /// The index row of one key.
@@ -221,6 +239,10 @@ pub(crate) fn past_key(share: ShareNumber) -> Vec<u8> {
     in_share(b'h', share, &[])
 }
 
+pub(crate) fn marker_key(share: ShareNumber) -> Vec<u8> {
+    in_share(b'i', share, &[])
+}
+
 pub(crate) fn retired_key(share: ShareNumber, seq: Seq) -> Vec<u8> {
     in_share(b'r', share, &seq.0.to_be_bytes())
 }
@@ -245,7 +267,7 @@ pub(crate) fn part_key(
 }
 
 /// The kinds of rows that belong to a share, beside its [`ShareRow`].
-pub(crate) const SHARE_KINDS: [u8; 11] = *b"elwpmtudfhr";
+pub(crate) const SHARE_KINDS: [u8; 12] = *b"elwpmtudfhri";
 
 /// One part of a stored manifest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -266,7 +288,8 @@ pub fn recode(kind: u8, value: &[u8]) -> Option<Vec<u8>> {
         b'd' => anew::<DeepRow>(value),
         b'f' => anew::<FoundRow>(value),
         b'h' => anew::<PastRow>(value),
-        b'r' => anew::<LogDigest>(value),
+        b'i' => anew::<MarkerRow>(value),
+        b'r' => anew::<RetiredRow>(value),
         _ => None,
     }
 }

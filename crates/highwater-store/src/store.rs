@@ -20,9 +20,9 @@ use crate::commit::Commit;
 use crate::memory::MemoryDisk;
 use crate::rows::{
     BITMAP_PART_WORDS, DeepRow, EntryRow, FoundRow, LogRow, MANIFEST_PART_CHUNKS, ManifestPart,
-    PastRow, PeerRow, SHARE_KINDS, SHARES, ShareNumber, ShareRow, StageRow, WantClass, WantRow,
-    content_key, deep_key, entry_key, found_key, in_share, log_key, part_key, past_key, peer_key,
-    retired_key, share_key, want_key, want_prefix,
+    MarkerRow, PastRow, PeerRow, RetiredRow, SHARE_KINDS, SHARES, ShareNumber, ShareRow, StageRow,
+    WantClass, WantRow, content_key, deep_key, entry_key, found_key, in_share, log_key, marker_key,
+    part_key, past_key, peer_key, retired_key, share_key, want_key, want_prefix,
 };
 use crate::sled::Database;
 
@@ -360,7 +360,7 @@ impl Store {
         self.row(&log_key(share, seq))
     }
 
-    /// The digest of a position that its entry has left, if it is still kept.
+    /// What stood at a position that its entry has left, if that is still kept.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -368,11 +368,11 @@ impl Store {
         &self,
         share: ShareNumber,
         seq: Seq,
-    ) -> Result<Option<LogDigest>, StoreError> {
+    ) -> Result<Option<RetiredRow>, StoreError> {
         self.row(&retired_key(share, seq))
     }
 
-    /// The positions whose digests are kept though their entries have left them, in order.
+    /// The positions that are remembered though their entries have left them, in order.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -383,6 +383,14 @@ impl Store {
         let rows = self.database.rows(&prefix, &prefix);
         let seqs = rows.map(|row| Ok(seq(row?.0))).collect::<Result<Vec<_>, StoreError>>()?;
         Ok(seqs.into_iter().flatten().collect())
+    }
+
+    /// What is remembered of the marker in the share's root.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn marker(&self, share: ShareNumber) -> Result<Option<MarkerRow>, StoreError> {
+        self.row(&marker_key(share))
     }
 
     /// The histories of this node's log that are over.

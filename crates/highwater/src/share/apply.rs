@@ -385,15 +385,16 @@ impl Open {
         Ok(())
     }
 
-    /// The directory that an entry belongs in is not there. When to try again: something else that
-    /// stands in its place goes only when somebody moves it, and people are told.
+    /// The directory that an entry belongs in is not there. When to try again: mostly it comes at
+    /// once, but its delete may be held back; and something else that stands in its place goes only
+    /// when somebody moves it, and people are told.
     fn no_parent(&mut self, key: &Key) -> Result<Duration, StoreError> {
         let Some(parent) = key.parent() else { return Ok(SOON) };
         let row = self.replica.entry(&parent)?.map(|row| row.entry.kind);
         let is_taken =
             row.is_some_and(|kind| kind.is_live() && !matches!(kind, EntryKind::Directory { .. }));
         if !is_taken || self.replica.want(&parent)?.is_some() {
-            return Ok(SOON);
+            return Ok(self.work.setback(key));
         }
         let message = format!("'{parent}' is in its way and is no directory: move or rename that");
         self.cannot_place(key, "in_the_way", message);

@@ -14,10 +14,13 @@ use highwater_store::{EntryRow, ShareNumber, Store, StoreError};
 /// fetched rather than found.
 const CHUNKS_MAX: usize = 2 << 20;
 
-/// Rows with one content that are looked at, the newest first. The first mostly fits. A position can
-/// be stale for a moment, but files whose delete is held back are on record and gone for as long as
-/// nobody confirms it, and thousands of files may be equal.
-const ROWS_TRIED_MAX: usize = 64;
+/// Rows with one content that are looked at, the newest first, where a miss costs little. Thousands
+/// of files may be equal, and each row is a read of the store.
+const ROWS_TRIED_MAX: usize = 8;
+/// The same where a miss means that a content is not to be had here. The first mostly fits: a
+/// position can be stale for a moment. But files whose delete is held back are on record and gone
+/// for as long as nobody confirms it.
+const ROWS_TRIED_HARD: usize = 64;
 
 /// The catalogue of one share, shared between its tasks.
 #[derive(Debug, Default)]
@@ -92,7 +95,7 @@ impl Catalogue {
         self.find_row(store, share, content, |_| true)
     }
 
-    /// An index row that holds this content and fits, as far as the newest few tell.
+    /// An index row that holds this content and fits, as far as the newest tell.
     pub(crate) fn find_row(
         &self,
         store: &Store,
@@ -100,9 +103,22 @@ impl Catalogue {
         content: &ContentHash,
         mut fits: impl FnMut(&EntryRow) -> bool,
     ) -> Result<Option<EntryRow>, StoreError> {
-        self.row_of(store, share, short(content.as_bytes()), |row| {
-            row.entry.kind.content().is_some_and(|(found, _)| found == *content) && fits(row)
+        self.row_of(store, share, short(content.as_bytes()), ROWS_TRIED_HARD, |row| {
+            holds(row, content) && fits(row)
         })
+    }
+
+    /// Whether an index row that holds this content fits, as far as the newest few tell.
+    pub(crate) fn has_row(
+        &self,
+        store: &Store,
+        share: ShareNumber,
+        content: &ContentHash,
+        fits: impl Fn(&EntryRow) -> bool,
+    ) -> Result<bool, StoreError> {
+        let short = short(content.as_bytes());
+        let fits = |row: &EntryRow| holds(row, content) && fits(row);
+        Ok(self.row_of(store, share, short, ROWS_TRIED_MAX, fits)?.is_some())
     }
 
     /// Whether this content stands under a key that is not one of `gone`.
@@ -113,11 +129,7 @@ impl Catalogue {
         content: &ContentHash,
         gone: &BTreeSet<Key>,
     ) -> Result<bool, StoreError> {
-        let found = self.row_of(store, share, short(content.as_bytes()), |row| {
-            let holds = row.entry.kind.content().is_some_and(|(found, _)| found == *content);
-            holds && !gone.contains(&row.entry.key)
-        })?;
-        Ok(found.is_some())
+        self.has_row(store, share, content, |row| !gone.contains(&row.entry.key))
     }
 
     /// Where a chunk may stand. Its bytes must be looked at.
@@ -129,7 +141,7 @@ impl Catalogue {
     ) -> Result<Option<Place>, StoreError> {
         let place = self.shelves().chunks.get(&short(chunk.as_bytes())).copied();
         let Some((content, offset)) = place else { return Ok(None) };
-        let row = self.row_of(store, share, content, |row| {
+        let row = self.row_of(store, share, content, ROWS_TRIED_MAX, |row| {
             matches!(row.entry.kind, EntryKind::File { .. })
         })?;
         if row.is_none() {
@@ -143,12 +155,13 @@ impl Catalogue {
         store: &Store,
         share: ShareNumber,
         content: u64,
+        tries: usize,
         mut fits: impl FnMut(&EntryRow) -> bool,
     ) -> Result<Option<EntryRow>, StoreError> {
         let seqs: Vec<Seq> = {
             let shelves = self.shelves();
             let range = (content, Seq::ZERO)..=(content, Seq(u64::MAX));
-            shelves.contents.range(range).rev().take(ROWS_TRIED_MAX).map(|&(_, seq)| seq).collect()
+            shelves.contents.range(range).rev().take(tries).map(|&(_, seq)| seq).collect()
         };
         for seq in seqs {
             let Some(log) = store.log_at(share, seq)? else { continue };
@@ -163,6 +176,10 @@ impl Catalogue {
     fn shelves(&self) -> MutexGuard<'_, Shelves> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn holds(row: &EntryRow, content: &ContentHash) -> bool {
+    row.entry.kind.content().is_some_and(|(found, _)| found == *content)
 }
 
 fn short(hash: &[u8; 32]) -> u64 {

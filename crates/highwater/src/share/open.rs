@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use highwater_core::ContentHash;
 use highwater_folder::{Marker, MarkerIdentity, Problem, RootError, Slot};
-use highwater_store::{Commit, ShareRow, Store, StoreError, WantClass};
+use highwater_store::{Commit, MarkerRow, ShareRow, Store, StoreError, WantClass};
 
 use super::outside::{Folder, Outside};
 use super::replica::{History, Replica};
@@ -40,7 +40,9 @@ pub(crate) fn open(
     let (folder, mut row, history, is_new) = match store.share(&config.name)? {
         Some(row) => {
             let folder = outside.open_folder(&identity)?;
-            let history = judge_history(&row, folder.marker().generation);
+            let was_born = store.marker(row.number)?.map(|marker| marker.born);
+            let is_copy = was_born.zip(folder.marker_born()).is_some_and(|(was, is)| was != is);
+            let history = judge_history(&row, folder.marker().generation, is_copy);
             (folder, row, history, history != History::Continuous)
         }
         None => {
@@ -71,9 +73,13 @@ pub(crate) fn open(
 }
 
 /// The store and the marker raise their generation together; between the two steps the marker may
-/// already have what the store calls `raising`.
-fn judge_history(row: &ShareRow, marker: u64) -> History {
-    if marker == row.generation || marker == row.raising {
+/// already have what the store calls `raising`. A marker with the right number that `is_copy`, made
+/// at another time than the one that stood here, came with files from a backup, or with a folder
+/// that was moved by copying it.
+fn judge_history(row: &ShareRow, marker: u64, is_copy: bool) -> History {
+    if marker == row.generation && is_copy && row.raising == row.generation {
+        History::FilesRestored
+    } else if marker == row.generation || marker == row.raising {
         History::Continuous
     } else if marker > row.generation {
         History::StoreRestored
@@ -95,7 +101,10 @@ pub(super) fn raise_generation(
     put(store, name, &row)?;
     folder.set_marker(&Marker { generation: row.raising, ..marker })?;
     row.generation = row.raising;
-    put(store, name, &row)?;
+    let mut commit = Commit::new();
+    commit.put_share(name, &row);
+    commit.put_marker(row.number, folder.marker_born().map(|born| MarkerRow { born }));
+    store.commit(commit)?;
     Ok(row)
 }
 

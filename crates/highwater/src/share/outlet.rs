@@ -6,7 +6,7 @@ use highwater_core::log::Actor;
 use highwater_core::wire::{BATCH_ENTRIES_MAX, BATCHES_IN_FLIGHT_MAX, Batch};
 use highwater_core::{Epoch, Seq};
 use highwater_net::entry_bytes_max;
-use highwater_store::StoreError;
+use highwater_store::{EntryRow, StoreError};
 
 use super::replica::Replica;
 
@@ -18,6 +18,8 @@ const BATCH_BYTES_MAX: usize = 512 * 1024;
 pub(crate) struct Outlet {
     /// The peer's own actor: what was learned from it need not be told to it.
     actor: Actor,
+    /// Up to here it is told that too.
+    echoes: Seq,
     epoch: Epoch,
     pub(crate) acked: Seq,
     sent: Seq,
@@ -26,9 +28,9 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    /// Goes on behind `from`.
-    pub(crate) fn new(actor: Actor, epoch: Epoch, from: Seq) -> Self {
-        Self { actor, epoch, acked: from, sent: from, in_flight: VecDeque::new() }
+    /// Goes on behind `from`. Up to `echoes` the peer is also told what was learned from it.
+    pub(crate) fn new(actor: Actor, epoch: Epoch, from: Seq, echoes: Seq) -> Self {
+        Self { actor, echoes, epoch, acked: from, sent: from, in_flight: VecDeque::new() }
     }
 
     /// The peer has durably taken in everything up to `seq`. Whether that can be.
@@ -59,7 +61,9 @@ impl Outlet {
             }
             // An entry that has moved on since comes with its later position.
             let row = store.entry(share, &log.key)?.filter(|row| row.seq == seq);
-            if let Some(row) = row.filter(|row| row.learned_from != Some(self.actor)) {
+            let is_told =
+                |row: &EntryRow| seq <= self.echoes || row.learned_from != Some(self.actor);
+            if let Some(row) = row.filter(is_told) {
                 bytes += entry_bytes_max(&row.entry);
                 entries.push((seq, row.entry));
             }

@@ -73,6 +73,8 @@ pub(crate) struct Hands {
 pub(crate) trait Folder: Debug + Send + Sync {
     /// What the marker says.
     fn marker(&self) -> Marker;
+    /// When the marker's file was made, where that is known.
+    fn marker_born(&self) -> Option<Mtime>;
     /// Replaces the marker; durable when this returns.
     fn set_marker(&self, marker: &Marker) -> Result<(), RootError>;
     /// Whether this is still the folder that was opened.
@@ -115,6 +117,10 @@ pub(crate) trait Folder: Debug + Send + Sync {
 impl Folder for Root {
     fn marker(&self) -> Marker {
         Root::marker(self)
+    }
+
+    fn marker_born(&self) -> Option<Mtime> {
+        Root::marker_born(self)
     }
 
     fn set_marker(&self, marker: &Marker) -> Result<(), RootError> {

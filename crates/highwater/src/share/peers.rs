@@ -204,7 +204,8 @@ impl Actor {
         let Some(peer) = self.links.values_mut().find(|peer| peer.source.id == link) else {
             return Ok(());
         };
-        let from = match replica.judge(&peer.source.peer, offer.pulled)? {
+        let judged = replica.judge(&peer.source.peer, offer.pulled)?;
+        let from = match judged {
             LogStanding::From(seq) => seq,
             LogStanding::FromStart => Seq::ZERO,
             LogStanding::RolledBack => return self.outlived(link),
@@ -222,7 +223,9 @@ impl Actor {
         let pulled = resume_at(replica.peer(&peer.source.peer)?.pulled, offer);
         let actor = offer.epoch.actor(&peer.source.peer, &self.config.name);
         peer.theirs = Some(Theirs { pulled, head: offer.head, actor, needed: None });
-        peer.outlet = Some(Outlet::new(actor, epoch, from));
+        // Whoever begins at the start may have lost what was learned from it, and need not know.
+        let echoes = if from == Seq::ZERO { replica.head() } else { Seq::ZERO };
+        peer.outlet = Some(Outlet::new(actor, epoch, from, echoes));
         (peer.last_standing, peer.ack_due) = (None, None);
         let offered = peer.offered;
         self.tell_sources();
@@ -274,6 +277,11 @@ impl Actor {
         };
         if batch.entries.iter().any(|(_, entry)| open.replica.is_outlived_by(entry)) {
             return self.outlived(link);
+        }
+        for (_, entry) in &batch.entries {
+            if !open.replica.cannot_be_outlived() && open.replica.is_contradicted_by(entry)? {
+                return self.outlived(link);
+            }
         }
         let policy = super::local::FolderPolicy { rules: &open.rules, mode: self.config.mode };
         for (_, entry) in batch.entries {

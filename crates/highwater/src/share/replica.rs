@@ -88,7 +88,7 @@ pub(crate) struct Replica {
     totals: Totals,
     /// The fingerprints of what is in the index, with all that is pending.
     blocks: Blocks,
-    /// A key in each block that has grown too large.
+    /// Keys that made a block too large.
     grown: BTreeSet<Key>,
     wanted: Wanted,
     /// Entries whose stamp lay in the future when they came, told to people.
@@ -292,7 +292,10 @@ impl Replica {
     /// which proves the sums.
     fn divide_grown(&mut self) -> Result<(), StoreError> {
         while let Some(key) = self.grown.pop_first() {
-            self.prove(self.blocks.range_of(&key))?;
+            // One division serves all that made the block too large.
+            if self.blocks.is_too_large(&key) {
+                self.prove(self.blocks.range_of(&key))?;
+            }
         }
         Ok(())
     }
@@ -439,8 +442,8 @@ impl Replica {
         // The head's position stays, or it would be given out twice; without its entry it says
         // nothing and is skipped.
         let left = (row.seq != self.head).then_some(row.seq);
-        if let Some(seq) = left {
-            self.retire(seq)?;
+        if left.is_some() {
+            self.retire(&row)?;
         }
         self.pending.forget_entry(self.number(), key, left);
         self.touched.insert(key.clone());

@@ -96,7 +96,7 @@ impl Index {
             row.entry.kind == seen.kind && decode_print(row.print.as_deref()) == Some(seen.print)
         };
         // What cannot be read counts as unknown.
-        matches!(self.catalogue.find_row(&self.store, self.share, &content, same), Ok(Some(_)))
+        self.catalogue.has_row(&self.store, self.share, &content, same).unwrap_or(false)
     }
 }
 

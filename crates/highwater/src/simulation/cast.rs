@@ -229,7 +229,14 @@ impl World {
             self.nodes[node].memory.restore(&image);
         }
         if part != Part::Store {
-            *self.nodes[node].folder.disk() = disk;
+            // Copied file by file, or as the image of a whole disk.
+            let is_image = part == Part::Both && self.now().is_multiple_of(2);
+            let mut now = self.nodes[node].folder.disk();
+            let made = now.markers_made;
+            *now = disk;
+            if !is_image {
+                now.markers_made = made + 1;
+            }
         }
         self.judge.count("restores", 1);
         self.judge.history_broken |= node == 0 || part != Part::Both;

@@ -100,6 +100,7 @@ impl Outside for Played {
         let before = disk.marker.as_ref().map_or(0, |found| found.generation);
         marker.generation = marker.generation.max(before);
         disk.marker = Some(marker);
+        disk.markers_made += 1;
         drop(disk);
         Ok(Arc::new(self.folder.clone()))
     }

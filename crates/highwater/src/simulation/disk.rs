@@ -67,6 +67,8 @@ pub(super) struct Disk {
     last_inode: u64,
     ticks: u32,
     pub(super) marker: Option<Marker>,
+    /// How often a marker's file was made here: no two have the same number.
+    pub(super) markers_made: u64,
     /// The folder is not where it was: its disk is not mounted.
     pub(super) vanished: bool,
     /// There is no room.

@@ -50,8 +50,15 @@ impl Folder for PlayedFolder {
         self.disk().marker.clone().expect("an open folder has a marker")
     }
 
+    fn marker_born(&self) -> Option<Mtime> {
+        let made = self.disk().markers_made;
+        Some(Mtime { seconds: i64::try_from(made).ok()?, nanos: 0 })
+    }
+
     fn set_marker(&self, marker: &Marker) -> Result<(), RootError> {
-        self.disk().marker = Some(marker.clone());
+        let mut disk = self.disk();
+        disk.marker = Some(marker.clone());
+        disk.markers_made += 1;
         Ok(())
     }
 

@@ -7,25 +7,26 @@
 
 use std::collections::VecDeque;
 
+use highwater_core::fingerprint::StateDigest;
 use highwater_core::intake::{self, OwnLog, Standing};
 use highwater_core::log::Checkpoint;
-use highwater_core::{Epoch, NodeId, Seq};
-use highwater_store::{Commit, PastRow, ShareNumber, Store, StoreError};
+use highwater_core::{Entry, Epoch, LogDigest, NodeId, Seq};
+use highwater_store::{Commit, EntryRow, PastRow, RetiredRow, ShareNumber, Store, StoreError};
 
 use super::Replica;
 
 /// Histories that are remembered. A node begins one for each restore; who has read in one that was
 /// forgotten makes it begin another.
 const EPOCHS_MAX: usize = 64;
-/// Positions whose digests are kept after their entries have left them. A peer that is behind all of
-/// them was mostly told of, so that nothing rests on the digest.
+/// Positions of which is kept what stood there after their entries have left them. A peer that is behind all of
+/// them was mostly told of, so that nothing rests on it.
 const RETIRED_MAX: usize = 1024;
 
 /// What is remembered of a share's own log.
 #[derive(Debug, Default)]
 pub(super) struct Past {
     row: PastRow,
-    /// The positions whose digests are kept, the one that goes first in front.
+    /// The positions that are remembered, the one that goes first in front.
     retired: VecDeque<Seq>,
 }
 
@@ -54,11 +55,28 @@ impl Replica {
         Ok(intake::judge(pulled, OwnLog { epoch, head, acked, past }, |_| digest))
     }
 
-    fn digest_at(&self, seq: Seq) -> Result<Option<highwater_core::LogDigest>, StoreError> {
+    fn digest_at(&self, seq: Seq) -> Result<Option<LogDigest>, StoreError> {
         match self.store.log_at(self.number(), seq)? {
             Some(row) => Ok(Some(row.digest)),
-            None => self.store.retired_at(self.number(), seq),
+            None => Ok(self.store.retired_at(self.number(), seq)?.map(|row| row.digest)),
         }
+    }
+
+    /// Whether an entry is a change of this node under a position where this node made another one.
+    /// A position that is not remembered tells nothing.
+    pub(crate) fn is_contradicted_by(&mut self, entry: &Entry) -> Result<bool, StoreError> {
+        let own = entry.version.last_of(self.actor).filter(|_| entry.author == self.node.tag());
+        let Some(seq) = own else { return Ok(false) };
+        self.flush()?;
+        let made = match self.store.log_at(self.number(), seq)? {
+            Some(log) if log.key != entry.key => return Ok(true),
+            Some(log) => {
+                let row = self.entry(&log.key)?.filter(|row| row.seq == seq);
+                row.map(|row| StateDigest::of(&row.entry.key, &row.entry.kind))
+            }
+            None => self.store.retired_at(self.number(), seq)?.map(|row| row.state),
+        };
+        Ok(made.is_some_and(|made| made != StateDigest::of(&entry.key, &entry.kind)))
     }
 
     /// A history is over, whether it was known here before or not.
@@ -82,10 +100,12 @@ impl Replica {
     }
 
     /// An entry leaves its position: what stood there can still be compared for a while.
-    pub(super) fn retire(&mut self, seq: Seq) -> Result<(), StoreError> {
-        let Some(log) = self.store.log_at(self.number(), seq)? else { return Ok(()) };
-        self.pending.put_retired(self.number(), seq, &log.digest);
-        self.past.retired.push_back(seq);
+    pub(super) fn retire(&mut self, left: &EntryRow) -> Result<(), StoreError> {
+        let Some(log) = self.store.log_at(self.number(), left.seq)? else { return Ok(()) };
+        let state = StateDigest::of(&left.entry.key, &left.entry.kind);
+        let row = RetiredRow { digest: log.digest, state };
+        self.pending.put_retired(self.number(), left.seq, &row);
+        self.past.retired.push_back(left.seq);
         if self.past.retired.len() > RETIRED_MAX
             && let Some(oldest) = self.past.retired.pop_front()
         {

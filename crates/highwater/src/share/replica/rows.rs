@@ -38,7 +38,7 @@ impl Replica {
         }
         if let Some(old) = &old {
             self.drop_manifest_of(old);
-            self.retire(old.seq)?;
+            self.retire(old)?;
         }
         self.pending.append(self.number(), &row, &log, old.map(|old| old.seq));
         self.touched.insert(row.entry.key);

@@ -405,6 +405,30 @@ fn a_history_that_came_after_a_backup_is_told_from_those_before() {
     assert_eq!(past.epochs, [later.epoch, before.epoch]);
 }
 
+/// A peer that was restored itself has forgotten how far it had read, and tells all that it has: this
+/// node's own changes among it, which a restored store may have made otherwise.
+#[test]
+fn a_change_that_comes_back_otherwise_than_it_was_made_tells_of_a_restore() {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    a.sees("plan.txt", "first", 10);
+    let image = tempfile::tempdir().expect("a temporary directory");
+    copy_dir(a.dir.path(), image.path());
+    a.sees("plan.txt", "before the restore", 20);
+    b.hears(&a);
+    b.applies();
+    let told = b.replica.entry(&name("plan.txt")).expect("readable").expect("on record").entry;
+    assert!(!a.replica.is_contradicted_by(&told).expect("readable"), "its own history");
+    a.sees("plan.txt", "later", 21);
+    assert!(!a.replica.is_contradicted_by(&told).expect("readable"), "left since");
+    drop(a);
+    let store = Arc::new(Store::open(image.path()).expect("the image"));
+    let mut a = Node { replica: open(store, 1, History::Continuous), dir: image };
+    a.sees("plan.txt", "after the restore", 30);
+    assert!(a.replica.is_contradicted_by(&told).expect("readable"));
+    a.sees("plan.txt", "after the restore, again", 31);
+    assert!(a.replica.is_contradicted_by(&told).expect("readable"), "left since");
+}
+
 fn judged(node: &mut Node, peer: &NodeId, pulled: Checkpoint) -> Standing {
     node.replica.judge(peer, Some(pulled)).expect("readable")
 }
