@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use highwater::simulation::{Outcome, Story, play};
 
 /// Stories that found a bug, with what they found.
-const FOUND: [(u64, &str); 25] = [
+const FOUND: &[(u64, &str)] = &[
     (0, "the winner of a conflict was announced as merged before the loser's bytes were kept"),
     (15, "a conflict copy of a state that was knowingly replaced was waited for for ever"),
     (23, "a mode that was changed in place was on record before it was durable"),
@@ -45,6 +45,10 @@ const FOUND: [(u64, &str); 25] = [
     (
         8_000_832,
         "what lies in a directory whose delete is held back was tried twenty times a second",
+    ),
+    (
+        8_021_394,
+        "a folder from a backup made since the last scan, over a killed node, passed for deletes",
     ),
 ];
 /// The first of the other stories. They are the same each time until the stories that
