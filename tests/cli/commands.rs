@@ -115,12 +115,19 @@ fn a_wrong_configuration_is_answered_with_two_and_names_key_and_line() {
 }
 
 #[test]
-fn an_unknown_setting_in_the_environment_is_an_error() {
+fn a_wrong_setting_in_the_environment_is_an_error_for_every_command() {
     let home = Home::initialised();
-    let mut command = home.command();
-    let outcome = Outcome::of(command.env("HIGHWATER_NODE_NAEM", "x").arg("run"), "run");
-    outcome.expect_code(WRONG_USE);
-    assert!(outcome.stderr().contains("HIGHWATER_NODE_NAEM"), "{}", outcome.stderr());
+    // A home that was meant and misspelt would be another node.
+    let settings =
+        [("HIGHWATER_NODE_NAEM", "x"), ("HIGHWATER_HOEM", "/x"), ("HIGHWATER_LISTEN_HTTP", "abc")];
+    for (name, value) in settings {
+        for words in ["run", "init", "id", "status", "share list", "net", "cluster nodes"] {
+            let mut command = home.command();
+            let outcome = Outcome::of(command.env(name, value).args(words.split(' ')), words);
+            outcome.expect_code(WRONG_USE);
+            assert!(outcome.stderr().contains(name), "{words}: {}", outcome.stderr());
+        }
+    }
 }
 
 #[test]

@@ -2,12 +2,17 @@
 //! the better one.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use highwater_lab::cluster::SHARE;
 use highwater_lab::faults::Faults;
-use highwater_lab::node::Node;
-use highwater_tests::with_cluster;
+use highwater_lab::net::free_loopback;
+use highwater_lab::node::{Node, NodeSpec};
+use highwater_lab::route::Route;
+use highwater_tests::{Slot, highwater, with_cluster};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::membership::{PATIENCE, ask, wait};
@@ -101,5 +106,118 @@ fn most_of_a_content_comes_over_the_faster_of_two_lines() {
         // one, and what it was asked for at first comes too.
         ensure!(fast > 4 * slow, "{fast} bytes came over the fast line, {slow} over the slow one");
         Ok(())
+    });
+}
+
+/// Two nodes with a router between them, the first of which dials; both running.
+fn over(route: &Route, dir: &std::path::Path) -> Result<Vec<Node>> {
+    let make = |(end, name): (usize, &str)| {
+        let sync = SocketAddr::new(route.ip(end), free_loopback()?.port());
+        let spec = NodeSpec::on_loopback(&highwater(), name)?;
+        let node = Node::init(NodeSpec { place: route.place(end), sync, ..spec }, dir)?;
+        node.add_share(SHARE)?;
+        Ok(node)
+    };
+    let mut nodes = ["a", "b"].into_iter().enumerate().map(make).collect::<Result<Vec<_>>>()?;
+    let listens = nodes[1].spec().sync;
+    nodes[0].add_peer(nodes[1].id(), Some(listens), &[SHARE])?;
+    nodes[1].add_peer(nodes[0].id(), None, &[SHARE])?;
+    nodes.iter_mut().try_for_each(Node::start)?;
+    Ok(nodes)
+}
+
+#[test]
+fn the_loss_of_a_line_is_reported_by_transfers_and_by_a_test_of_it() -> Result<()> {
+    if let Some(why) = Route::missing() {
+        eprintln!("skipped: {why}");
+        return Ok(());
+    }
+    let _slot = Slot::take();
+    let dir = tempfile::tempdir()?;
+    let route = Route::lay()?;
+    let nodes = over(&route, dir.path())?;
+    nodes.iter().try_for_each(|node| node.wait_in_sync(PATIENCE).map(drop))?;
+    route.lose(1, 0.05)?;
+    fs::write(nodes[0].folder(SHARE).join("large"), noise(60 * MB, "large"))?;
+    let folders = [nodes[0].folder(SHARE), nodes[1].folder(SHARE)];
+    highwater_lab::oracle::wait_equal(&folders, PATIENCE)?;
+    let to = nodes[1].id().to_owned();
+    // What the kernel counted is fetched every few seconds.
+    wait("5 % are lost on the way to b", || {
+        let quality = line(&nodes[0], &to)?;
+        let right = quality["loss_percent"].as_f64().is_some_and(|lost| close(lost, 5.0));
+        let told = quality["rating"].as_str().is_some_and(|rating| rating.contains("lossy"));
+        Ok((right && told, quality))
+    })?;
+    let back = line(&nodes[1], nodes[0].id())?;
+    let lost = back["loss_percent"].as_f64().context("measured")?;
+    ensure!(lost < 1.0, "nothing is lost on the way back: {back}");
+    let test = ask(&nodes[0], &["net", "test", &to])?;
+    let lost = test["loss_percent"].as_f64().context("measured")?;
+    ensure!(close(lost, 5.0), "{test}");
+    Ok(())
+}
+
+#[test]
+fn a_test_of_a_line_yields_to_content() {
+    with_cluster(&["a", "b"], &[(0, 1)], |cluster| {
+        cluster.proxy(0, 1).set_both(Faults::rate(4 * MB));
+        cluster.start_all()?;
+        cluster.wait_in_sync(PATIENCE)?;
+        let file = cluster.folder(0).join("large");
+        fs::write(&file, noise(24 * MB, "large"))?;
+        cluster.nodes[1].wait_until("it is on its way", PATIENCE, |status| {
+            status.transfer("large").is_some_and(|transfer| transfer.acked_offset > 0)
+        })?;
+        let carried = || -> u64 {
+            let report = cluster.proxy(0, 1).report();
+            let both = report.connections.iter().map(|c| c.forward_bytes + c.backward_bytes);
+            both.sum()
+        };
+        let (a, b) = (cluster.nodes[0].id().to_owned(), cluster.nodes[1].id().to_owned());
+        std::thread::scope(|scope| -> Result<()> {
+            // From either end: the one that fetches and the one that serves.
+            let tests = [(0, &b), (1, &a)].map(|(node, peer)| {
+                let node = &cluster.nodes[node];
+                scope.spawn(move || ask(node, &["net", "test", peer]))
+            });
+            highwater_lab::oracle::wait_equal(&[cluster.folder(0), cluster.folder(1)], PATIENCE)?;
+            let carried = carried();
+            for test in tests {
+                let test = test.join().map_err(|_| anyhow::anyhow!("a test panicked"))??;
+                ensure!(test["rtt_ms"].is_object(), "{test}");
+            }
+            // TLS and frames are a few percent; the tests may have begun a slice each before they saw.
+            ensure!(carried < 28 * MB, "{carried} bytes had passed when 24 MB had arrived");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_source_that_dies_in_a_transfer_is_left_before_its_line_is_given_up() {
+    with_cluster(&["dies", "stays", "new"], &[(0, 1), (2, 0), (2, 1)], |cluster| {
+        cluster.nodes[0].start()?;
+        cluster.nodes[1].start()?;
+        fs::write(cluster.folder(0).join("large"), noise(40 * MB, "large"))?;
+        highwater_lab::oracle::wait_equal(&[cluster.folder(0), cluster.folder(1)], PATIENCE)?;
+        for source in [0, 1] {
+            cluster.proxy(2, source).set_both(Faults::rate(10 * MB));
+        }
+        cluster.nodes[2].start()?;
+        let dying = cluster.proxy(2, 0);
+        let came = || -> u64 { dying.report().connections.iter().map(|c| c.backward_bytes).sum() };
+        wait("the one that dies has sent a part", || Ok((came() > 5 * MB, came())))?;
+        cluster.nodes[0].signal(Signal::STOP)?;
+        let whole =
+            cluster.nodes[2].wait_until("the other one sent the rest", PATIENCE, |status| {
+                status.counters.entries_applied > 0 && status.transfers.is_empty()
+            });
+        let listed = line(&cluster.nodes[2], cluster.nodes[0].id());
+        cluster.nodes[0].signal(Signal::CONT)?;
+        whole?;
+        let quality = listed?;
+        ensure!(quality["connected_seconds"].is_u64(), "its line was given up first: {quality}");
+        highwater_lab::oracle::demand_equal(&[cluster.folder(1), cluster.folder(2)])
     });
 }

@@ -5,3 +5,4 @@
 
 mod lines;
 mod membership;
+mod suspicion;

@@ -15,8 +15,8 @@ use serde_json::Value;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
-const MESH: [(usize, usize); 3] = [(0, 1), (1, 2), (2, 0)];
+pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
+pub(crate) const MESH: [(usize, usize); 3] = [(0, 1), (1, 2), (2, 0)];
 
 pub(crate) fn ask(node: &Node, args: &[&str]) -> Result<Value> {
     let said = node.run(&[args, &["--json"]].concat())?;
@@ -62,6 +62,11 @@ pub(crate) fn wait<T: std::fmt::Debug>(
         }
         thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Waits until all three see all three at work.
+pub(crate) fn wait_all_active(cluster: &Cluster) -> Result<()> {
+    wait_seen(cluster, &[0, 1, 2], &[("a", "active"), ("b", "active"), ("c", "active")])
 }
 
 fn incarnation(node: &Node, about: &str) -> Result<u64> {

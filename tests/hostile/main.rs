@@ -13,6 +13,7 @@ mod floods;
 mod folder;
 mod frames;
 mod log;
+mod members;
 mod settings;
 mod stage;
 mod state;

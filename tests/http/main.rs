@@ -5,10 +5,14 @@
 
 mod alerts;
 mod attacks;
+mod feeds;
+mod health;
 mod openapi;
 mod prometheus;
 mod receiver;
+mod schedule;
 mod schema;
+mod secure;
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -159,13 +163,24 @@ impl Answer {
 
 /// Waits until `look` finds something.
 #[track_caller]
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, look)
+}
+
+/// Waits for something that a node says only after two minutes.
+#[track_caller]
+fn wait_longer<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE * 4, what, look)
+}
+
+#[track_caller]
+fn wait_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain until {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }
@@ -211,4 +226,19 @@ fn ask_other(addr: SocketAddr, path: &str) -> Option<Value> {
 
 fn free() -> SocketAddr {
     free_loopback().expect("a free port")
+}
+
+/// What `/health` of the node at `addr` says, whether it is well or not.
+fn ask_health(addr: SocketAddr) -> Option<Value> {
+    let mut stream = TcpStream::connect(addr).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let request = format!("GET /health HTTP/1.0\r\nHost: {addr}\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut raw = String::new();
+    stream.read_to_string(&mut raw).ok()?;
+    let answer = Answer::of(&raw);
+    let said: Value = serde_json::from_str(&answer.body).ok()?;
+    let expected = if said["status"] == true { 200 } else { 503 };
+    assert_eq!(answer.status, expected, "{said}");
+    Some(said)
 }

@@ -51,6 +51,11 @@ impl Receiver {
         self.taken.recv_timeout(PATIENCE).expect("nothing was sent")
     }
 
+    /// The next one that is taken within `patience`.
+    pub(crate) fn within(&self, patience: Duration) -> Option<Taken> {
+        self.taken.recv_timeout(patience).ok()
+    }
+
     /// Whether nothing more has come by now.
     pub(crate) fn is_quiet(&self) -> bool {
         self.taken.try_recv().is_err()

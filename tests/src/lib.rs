@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clocks;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};

@@ -334,6 +334,9 @@ pub(crate) enum NetCommand {
     Test {
         /// Which peer: its id, or its name here
         node: String,
+        /// Send only so many pings, and move no bytes
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100))]
+        pings: Option<u32>,
     },
 }
 

@@ -130,6 +130,12 @@ fn show_test(report: &FaultReport, output: &mut Output) -> Result<(), Failure> {
     if output.is_json() {
         output.json(report)?;
     } else {
+        output.heading("Probes of every link, in ms")?;
+        for link in &report.links {
+            let trips = link.round_trips_ms.iter().map(|trip| format!("{trip:.2}"));
+            let (from, to) = (escaped(&link.from), escaped(&link.to));
+            output.line(format!("  {from} to {to}: {}", trips.collect::<Vec<_>>().join(" ")))?;
+        }
         let cut = &report.cut;
         output.heading("Progress of the transfer that was cut")?;
         // During the cut nothing changes for ten seconds; one line says so.

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use highwater::Home;
+use highwater::config::Config;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
@@ -58,6 +59,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
     if !matches!(cli.command, Command::Run) {
         logs::start(&cli.logs, logs::Level::Warn)?;
     }
+    Config::check_environment(std::env::vars_os())?;
     match cli.command {
         Command::Init(args) => edit::init(&home()?, &args, output),
         Command::Id => edit::id(&home()?, output),

@@ -17,8 +17,9 @@ const MINUTES_SHOWN: usize = 15;
 pub(crate) fn net(home: &Home, args: &NetArgs, output: &mut Output) -> Result<(), Failure> {
     let client = Client::new(home);
     match (&args.command, &args.node) {
-        (Some(NetCommand::Test { node }), _) => {
-            let test: NetTest = client.one(&Request::NetTest { node: node.clone() })?;
+        (Some(NetCommand::Test { node, pings }), _) => {
+            let request = Request::NetTest { node: node.clone(), pings: *pings };
+            let test: NetTest = client.one(&request)?;
             if output.is_json() { output.json(&test) } else { show_test(&test, output) }
         }
         (None, Some(node)) => {
@@ -112,6 +113,10 @@ fn show_test(test: &NetTest, output: &mut Output) -> Result<(), Failure> {
         test.pings_lost,
         percent(test.loss_percent)
     ))?;
+    if test.bytes == 0 {
+        let trips: Vec<String> = test.round_trips_ms.iter().map(|ms| format!("{ms:.2}")).collect();
+        return output.line(format_args!("each in ms: {}", trips.join(" ")));
+    }
     output.line(format_args!(
         "receives {}, sends {}; {} moved in {:.1} s",
         rate(test.receive_bytes_per_second),

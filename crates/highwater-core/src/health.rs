@@ -29,6 +29,8 @@ pub struct Signs {
     pub stuck: Vec<(ShareName, Duration)>,
     /// How much later the clock of each connected peer is, in milliseconds.
     pub clock_offsets: Vec<i64>,
+    /// Whose certificates have expired, of those whose dates count.
+    pub expired: Vec<String>,
 }
 
 /// Why a node is not well.
@@ -44,6 +46,8 @@ pub enum Cause {
     Stuck(ShareName, Duration),
     /// The clock differs from those of most peers, by so many milliseconds.
     Clock(i64),
+    /// A certificate has expired: whose.
+    Certificate(String),
 }
 
 impl Cause {
@@ -55,6 +59,7 @@ impl Cause {
             Cause::Share(..) => "share",
             Cause::Stuck(..) => "progress",
             Cause::Clock(_) => "clock",
+            Cause::Certificate(_) => "certificate",
         }
     }
 }
@@ -82,6 +87,10 @@ impl std::fmt::Display for Cause {
                 offset.unsigned_abs() / 1000,
                 if *offset > 0 { "ahead of" } else { "behind" }
             ),
+            Cause::Certificate(whose) => write!(
+                f,
+                "the certificate of {whose} has expired, and nothing is sent there; renew it there"
+            ),
         }
     }
 }
@@ -95,6 +104,7 @@ pub fn causes(signs: &Signs) -> Vec<Cause> {
     causes.extend(signs.stopped.iter().cloned().map(|(share, why)| Cause::Share(share, why)));
     causes.extend(signs.stuck.iter().cloned().map(|(share, stuck)| Cause::Stuck(share, stuck)));
     causes.extend(clock_off(&signs.clock_offsets).map(Cause::Clock));
+    causes.extend(signs.expired.iter().cloned().map(Cause::Certificate));
     causes
 }
 
@@ -167,6 +177,7 @@ mod tests {
             (Signs { stuck: vec![(share(), STUCK_AFTER)], ..well.clone() }, "progress"),
             (Signs { clock_offsets: vec![-61_000], ..well.clone() }, "clock"),
             (Signs { clock_offsets: vec![0, 70_000, 80_000], ..well.clone() }, "clock"),
+            (Signs { expired: vec!["the webhook".into()], ..well.clone() }, "certificate"),
         ];
         for (signs, kind) in rows {
             let kinds: Vec<&str> = causes(&signs).iter().map(Cause::kind).collect();

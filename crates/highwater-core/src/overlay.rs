@@ -12,10 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::NodeId;
 use crate::member::State;
 
-/// Links that a node keeps when it has more peers for a share than this.
-pub const LINKS_MAX: usize = 16;
-/// Each way round the ring.
-const FINGERS: u32 = LINKS_MAX as u32 / 2;
+/// Links that a node keeps when it has more peers for a share than this, unless its owner says
+/// otherwise: 300 nodes are joined in 5 steps.
+pub const LINKS_MAX_DEFAULT: usize = 16;
+/// The fewest that hold together when some break: two neighbours each way round.
+pub const LINKS_MAX_LEAST: usize = 4;
+/// The most: each costs a socket, memory and a ping every few seconds.
+pub const LINKS_MAX_MOST: usize = 128;
 /// A link that the ring does not want is closed once the other side has this many: it would still be
 /// reached if two of them broke.
 const ENOUGH: u32 = 3;
@@ -40,26 +43,27 @@ pub struct Links {
     pub spare: BTreeSet<NodeId>,
 }
 
-/// Whom the node `own` keeps links with. `shares` are the peers listed for each share; `turn` counts
-/// up now and then, and tells which of those that nobody is known to reach is tried: none without it,
-/// as at the start, when nobody is known yet.
+/// Whom the node `own` keeps links with: `links_max` of each share where there are more. `shares` are
+/// the peers listed for each share; `turn` counts up now and then, and tells which of those that nobody
+/// is known to reach is tried: none without it, as at the start, when nobody is known yet.
 pub fn choose(
     own: NodeId,
+    links_max: usize,
     peers: &BTreeMap<NodeId, Peer>,
     shares: &[BTreeSet<NodeId>],
     turn: Option<usize>,
 ) -> Links {
     let mut wanted = BTreeSet::new();
     for listed in shares {
-        if listed.len() <= LINKS_MAX {
+        if listed.len() <= links_max {
             wanted.extend(listed);
         } else {
-            wanted.extend(fingers(own, listed, |_| true));
+            wanted.extend(fingers(own, links_max, listed, |_| true));
             let works = |id: &NodeId| {
                 let state = peers.get(id).and_then(|peer| peer.state);
                 !matches!(state, Some(State::Failed | State::Left))
             };
-            wanted.extend(fingers(own, listed, works));
+            wanted.extend(fingers(own, links_max, listed, works));
         }
     }
     let known = |id: &NodeId| peers.get(id).copied().unwrap_or_default();
@@ -85,9 +89,10 @@ pub fn choose(
     Links { wanted, spare }
 }
 
-/// Those at distances 1, 2, 4 … both ways among those that `counts` and this node.
+/// Those at distances 1, 2, 4 … both ways among those that `counts` and this node, at most `links_max`.
 fn fingers(
     own: NodeId,
+    links_max: usize,
     listed: &BTreeSet<NodeId>,
     counts: impl Fn(&NodeId) -> bool,
 ) -> BTreeSet<NodeId> {
@@ -100,7 +105,8 @@ fn fingers(
         .into_iter()
         .collect();
     let place = ring.binary_search(&own).unwrap_or_default();
-    let distances = (0..FINGERS).map(|finger| 1_usize << finger).filter(|d| *d < ring.len());
+    let distances = (0..links_max / 2).map_while(|finger| 1_usize.checked_shl(finger as u32));
+    let distances = distances.take_while(|distance| *distance < ring.len());
     let both = distances.flat_map(|distance| {
         [(place + distance) % ring.len(), (place + ring.len() - distance) % ring.len()]
     });
@@ -116,7 +122,11 @@ mod tests {
     }
 
     /// What everybody wants in a mesh of `size` nodes of which some have failed.
-    fn mesh(size: usize, failed: &BTreeSet<usize>) -> BTreeMap<usize, BTreeSet<usize>> {
+    fn mesh(
+        size: usize,
+        links_max: usize,
+        failed: &BTreeSet<usize>,
+    ) -> BTreeMap<usize, BTreeSet<usize>> {
         let number: BTreeMap<NodeId, usize> = (0..size).map(|n| (id(n), n)).collect();
         let state = |n: &usize| if failed.contains(n) { State::Failed } else { State::Active };
         let wants = |own: usize| {
@@ -127,7 +137,7 @@ mod tests {
             };
             let peers = others.clone().map(known).collect();
             let listed = others.map(id).collect();
-            let links = choose(id(own), &peers, &[listed], None);
+            let links = choose(id(own), links_max, &peers, &[listed], None);
             links.wanted.iter().map(|id| number[id]).filter(|n| !failed.contains(n)).collect()
         };
         (0..size).filter(|n| !failed.contains(n)).map(|own| (own, wants(own))).collect()
@@ -146,17 +156,21 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_of_any_size_hangs_together_with_sixteen_links_each_that_both_sides_want() {
-        for size in [2, 3, 16, 17, 18, 30, 64, 100, 257, 300] {
-            let mesh = mesh(size, &BTreeSet::new());
-            for (own, wanted) in &mesh {
-                assert!(wanted.len() <= LINKS_MAX, "{size}: {}", wanted.len());
-                for other in wanted {
-                    assert!(mesh[other].contains(own), "{size}: {other} does not want {own}");
+    fn a_mesh_of_any_size_hangs_together_with_few_links_each_that_both_sides_want() {
+        // Links, and the most steps that any of the sizes takes with them.
+        for (links_max, steps_max) in [(4, 75), (5, 75), (8, 20), (16, 5), (128, 5)] {
+            for size in [2, 3, 16, 17, 18, 30, 64, 100, 257, 300] {
+                let mesh = mesh(size, links_max, &BTreeSet::new());
+                for (own, wanted) in &mesh {
+                    assert!(wanted.len() <= links_max, "{size}: {}", wanted.len());
+                    for other in wanted {
+                        assert!(mesh[other].contains(own), "{size}: {other} does not want {own}");
+                    }
                 }
+                let steps = reach(&mesh);
+                let near = steps.is_some_and(|steps| steps <= steps_max);
+                assert!(near, "{size} nodes with {links_max} links: {steps:?} steps");
             }
-            let steps = reach(&mesh);
-            assert!(steps.is_some_and(|steps| steps <= 5), "{size}: {steps:?} steps");
         }
     }
 
@@ -164,15 +178,16 @@ mod tests {
     fn a_mesh_still_hangs_together_when_a_third_of_it_has_failed() {
         for seed in 0..10_usize {
             let failed = (0..100).filter(|n| id(n * 1000 + seed).as_bytes()[0] < 85).collect();
-            let mesh = mesh(100, &failed);
+            let mesh = mesh(100, LINKS_MAX_DEFAULT, &failed);
             assert!(reach(&mesh).is_some(), "seed {seed}: {} failed", failed.len());
         }
     }
 
     #[test]
     fn few_peers_are_all_linked_with() {
-        let listed: BTreeSet<NodeId> = (1..=LINKS_MAX).map(id).collect();
-        let links = choose(id(0), &BTreeMap::new(), std::slice::from_ref(&listed), None);
+        let listed: BTreeSet<NodeId> = (1..=LINKS_MAX_DEFAULT).map(id).collect();
+        let links =
+            choose(id(0), LINKS_MAX_DEFAULT, &BTreeMap::new(), std::slice::from_ref(&listed), None);
         assert_eq!(links, Links { wanted: listed, spare: BTreeSet::new() });
     }
 
@@ -194,20 +209,21 @@ mod tests {
         let shares = [listed.clone()];
         let active = Peer { state: Some(State::Active), ..Peer::default() };
         let mut peers: BTreeMap<NodeId, Peer> = listed.iter().map(|id| (*id, active)).collect();
-        let ring = choose(id(0), &peers, &shares, None).wanted;
+        let ring = choose(id(0), LINKS_MAX_DEFAULT, &peers, &shares, None).wanted;
         let lonely: Vec<NodeId> = listed.difference(&ring).take(2).copied().collect();
         for id in &lonely {
             peers.insert(*id, Peer::default());
         }
-        let tried: BTreeSet<NodeId> =
-            (0..2).flat_map(|turn| choose(id(0), &peers, &shares, Some(turn)).wanted).collect();
+        let tried: BTreeSet<NodeId> = (0..2)
+            .flat_map(|turn| choose(id(0), LINKS_MAX_DEFAULT, &peers, &shares, Some(turn)).wanted)
+            .collect();
         assert_eq!(tried.difference(&ring).copied().collect::<Vec<_>>(), lonely);
         let linked = Peer { linked: true, connections: 1, ..active };
         peers.insert(lonely[0], linked);
-        let links = choose(id(0), &peers, &shares, None);
+        let links = choose(id(0), LINKS_MAX_DEFAULT, &peers, &shares, None);
         assert!(links.wanted.contains(&lonely[0]) && links.spare.is_empty());
         peers.insert(lonely[0], Peer { connections: ENOUGH, ..linked });
-        let links = choose(id(0), &peers, &shares, None);
+        let links = choose(id(0), LINKS_MAX_DEFAULT, &peers, &shares, None);
         assert_eq!(links.spare, BTreeSet::from([lonely[0]]));
         assert!(!links.wanted.contains(&lonely[0]));
     }

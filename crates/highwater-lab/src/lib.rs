@@ -3,6 +3,7 @@
 //!
 //! - [`proxy`] and [`faults`]: a link between two nodes that can be delayed, slowed, silenced,
 //!   reset, closed at an exact byte or falsified; [`record`] keeps what it did and carried.
+//! - [`route`]: a way between two nodes on which segments are really lost.
 //! - [`node`] and [`cluster`]: real `highwater` processes, their status, their deaths.
 //! - [`tree`] and [`oracle`]: generated folders, and a slow, obvious comparison of what is on disk.
 //! - [`simulate`]: campaigns of whole clusters in memory, decided by seeds.
@@ -44,6 +45,7 @@ pub mod oracle;
 mod pipe;
 pub mod proxy;
 pub mod record;
+pub mod route;
 pub mod scale;
 pub mod script;
 pub mod simulate;

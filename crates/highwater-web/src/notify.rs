@@ -7,7 +7,10 @@
 //! *The Alertmanager* is told everything that fires, once a minute and whenever something turns,
 //! each with an end a few minutes ahead: that is how it wants to be told, and it makes up by itself
 //! for what it missed.
+//!
+//! How long the certificates of both still last is looked at meanwhile (`notify/certificates.rs`).
 
+mod certificates;
 mod sign;
 
 use std::net::SocketAddr;
@@ -38,13 +41,14 @@ const OVER_TOLD_MS: u64 = 15 * 60 * 1000;
 
 /// Sends alerts as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Notifier([JoinHandle<()>; 2]);
+pub(crate) struct Notifier([JoinHandle<()>; 3]);
 
 impl Notifier {
     /// Starts to send the alerts of `engine`, whose HTTP API is at `http`.
     pub(crate) fn start(engine: Engine, http: SocketAddr) -> Self {
         Self([
             tokio::spawn(feed_webhook(engine.clone(), http)),
+            tokio::spawn(certificates::watch(engine.clone(), http)),
             tokio::spawn(feed_alertmanager(engine, http)),
         ])
     }

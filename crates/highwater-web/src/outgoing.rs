@@ -6,6 +6,8 @@
 //! is not followed. Of the answer only its status is read, within a time; why a call failed is told
 //! in words that do not say what listens where.
 
+mod expiry;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use axum::http::{Method, Request, StatusCode, header};
 use highwater::config::{Endpoint, Network};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -185,6 +188,18 @@ fn untrusted(error: &io::Error) -> CallError {
 
 /// What https receivers are verified with.
 fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, CallError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| CallError::NoRoots(e.to_string()))?;
+    Ok(config.with_root_certificates(roots(ca_file)?).with_no_client_auth())
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The certificates that others are verified by: those of `ca_file`, else the system's.
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, CallError> {
     let system = || SYSTEM_ROOTS.into_iter().map(Path::new).find(|path| path.is_file());
     let nowhere = || CallError::NoRoots("this system has none where it is usual".to_owned());
     let path = ca_file.or_else(system).ok_or_else(nowhere)?;
@@ -196,11 +211,7 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, CallError> {
     if roots.is_empty() {
         return Err(unusable("it holds no certificate".to_owned()));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| CallError::NoRoots(e.to_string()))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    Ok(roots)
 }
 
 #[cfg(test)]

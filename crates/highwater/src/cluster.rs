@@ -3,6 +3,7 @@
 //!
 //! - `actor.rs`: the task; the only owner of the machine.
 //! - `choose.rs`: with whom links are kept, when not with everybody.
+//! - `voice.rs`: how much of it is logged.
 //! - `memory.rs`: the file in the home that keeps incarnation, members and orders over restarts.
 //!
 //! Two nodes speak of the cluster only if each lists the other for one share at least that both
@@ -13,6 +14,7 @@
 pub(crate) mod actor;
 mod choose;
 pub(crate) mod memory;
+mod voice;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

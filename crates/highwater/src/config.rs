@@ -23,13 +23,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use highwater_core::overlay::{LINKS_MAX_DEFAULT, LINKS_MAX_LEAST, LINKS_MAX_MOST};
 use highwater_core::{NodeId, ShareName};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 pub use alerts::AlertsConfig;
 pub use endpoint::{Endpoint, Network};
-use file::{FileCheck, FileConfig, FilePeer, FileShare};
+use file::{FileCheck, FileCluster, FileConfig, FilePeer, FileShare};
 use source::Source;
 pub(crate) use value::check_host_port;
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub alerts: AlertsConfig,
     /// How the consistency checker works.
     pub check: CheckConfig,
+    /// How it is part of its cluster.
+    pub cluster: ClusterConfig,
     /// The folders it shares.
     pub shares: Vec<ShareConfig>,
     /// The nodes it exchanges them with.
@@ -79,6 +82,20 @@ pub struct CheckConfig {
     pub scrub_rate: u64,
     /// Whether bit rot that it finds is mended from a peer.
     pub heal: bool,
+}
+
+/// How a node is part of its cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClusterConfig {
+    /// Links that it keeps where a share has more peers than this, from [`LINKS_MAX_LEAST`] to
+    /// [`LINKS_MAX_MOST`].
+    pub links_max: usize,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { links_max: LINKS_MAX_DEFAULT }
+    }
 }
 
 impl Default for CheckConfig {
@@ -243,11 +260,23 @@ impl Config {
             },
             alerts: alerts::resolve(&source, &file.alerts)?,
             check: resolve_check(&file.check),
+            cluster: resolve_cluster(&source, &file.cluster)?,
             shares: resolve_each(&file.shares, |share| resolve_share(&source, share))?,
             peers: resolve_each(&file.peers, |peer| resolve_peer(&source, peer))?,
         };
         check::whole(&source, &config, &file)?;
         Ok(config)
+    }
+
+    /// Checks the variables `HIGHWATER_…` alone, for commands that read no configuration: whoever
+    /// misspelt one would ask, or make, another node than was meant.
+    ///
+    /// # Errors
+    /// The first variable that is no key, or whose value does not fit.
+    pub fn check_environment(
+        env: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+    ) -> Result<(), ConfigError> {
+        env::apply(&mut FileConfig::default(), env)
     }
 
     /// The share with this name.
@@ -346,6 +375,20 @@ fn resolve_check(check: &FileCheck) -> CheckConfig {
         scrub_rate: check.scrub_rate.map_or(defaults.scrub_rate, |rate| rate.0),
         heal: check.heal.unwrap_or(defaults.heal),
     }
+}
+
+fn resolve_cluster(
+    source: &Source<'_>,
+    cluster: &FileCluster,
+) -> Result<ClusterConfig, ConfigError> {
+    let Some(links) = &cluster.links_max else { return Ok(ClusterConfig::default()) };
+    let links_max = *links.get_ref();
+    if !(LINKS_MAX_LEAST..=LINKS_MAX_MOST).contains(&links_max) {
+        let message =
+            format!("links_max: a node keeps {LINKS_MAX_LEAST} to {LINKS_MAX_MOST} links");
+        return Err(source.error(links.span(), message));
+    }
+    Ok(ClusterConfig { links_max })
 }
 
 fn resolve_share(source: &Source<'_>, share: &FileShare) -> Result<ShareConfig, ConfigError> {

@@ -104,6 +104,9 @@ pub enum Request {
     NetTest {
         /// Its id, or its name here.
         node: String,
+        /// Only so many pings, and no bytes are moved.
+        #[serde(default)]
+        pings: Option<u32>,
     },
     /// Stops the daemon.
     Stop,

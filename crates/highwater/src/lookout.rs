@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use highwater_core::alert::{Alerts, Measured, Notice};
+use highwater_core::alert::{Alerts, Measured, Notice, Rule};
 use highwater_core::lag::Lag;
 use highwater_core::{NodeId, ShareName, Time};
 use tokio::sync::Notify;
@@ -146,6 +146,14 @@ impl Lookout {
     pub fn hand_in(&self, source: &'static str, mut figures: Vec<Measured>) {
         figures.truncate(HANDED_IN_MAX);
         self.seen().handed_in.insert(source, figures);
+    }
+
+    /// Whose certificates have expired, as was last measured.
+    pub(crate) fn expired(&self) -> Vec<String> {
+        let seen = self.seen();
+        let figures = seen.handed_in.values().flatten();
+        let ended = figures.filter(|it| it.rule == Rule::CertificateEnding && it.value <= 0.0);
+        ended.map(|it| it.subject.clone()).collect()
     }
 
     /// A peer has said which version it runs.

@@ -418,7 +418,7 @@ pub struct Health {
 /// Something that is wrong with a node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HealthReason {
-    /// `store`, `disk`, `share`, `progress` or `clock`.
+    /// `store`, `disk`, `share`, `progress`, `clock` or `certificate`.
     pub kind: String,
     /// What is wrong and what to do, for people.
     pub message: String,
@@ -437,6 +437,9 @@ pub struct HealthChecks {
     pub progress: HoldsCheck,
     /// The clock is about where most peers have theirs.
     pub clock: HoldsCheck,
+    /// No https receiver of alerts has an expired certificate.
+    #[serde(default = "HoldsCheck::holding")]
+    pub certificates: HoldsCheck,
     /// The cluster can be reached, where there is one.
     pub cluster: ClusterCheck,
 }
@@ -465,6 +468,13 @@ pub struct DiskCheck {
 pub struct HoldsCheck {
     /// Whether it does.
     pub status: bool,
+}
+
+impl HoldsCheck {
+    /// What an older node, which does not look at it, is taken to say.
+    fn holding() -> Self {
+        Self { status: true }
+    }
 }
 
 /// Whether the cluster can be reached. A node that is alone is not unwell for that.
@@ -503,6 +513,7 @@ impl Health {
                 shares: HoldsCheck { status: holds("share") },
                 progress: HoldsCheck { status: holds("progress") },
                 clock: HoldsCheck { status: holds("clock") },
+                certificates: HoldsCheck { status: holds("certificate") },
                 cluster,
             },
             services: HealthServices { sync: running(), http: running() },

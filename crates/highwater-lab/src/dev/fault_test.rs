@@ -252,15 +252,9 @@ impl<'a> Bench<'a> {
 
     fn probe(&self, say: &dyn Fn(&str)) -> Vec<LinkProbes> {
         say(&format!("{PROBES} probes of every link"));
-        let receiver = self.receiver();
-        let route = |dialler: usize, listener: usize| {
-            let proxied =
-                self.links.iter().find(|(other, _)| dialler == receiver && *other == listener);
-            proxied.map_or(self.nodes[listener].spec().sync, |(_, proxy)| proxy.addr())
-        };
-        let name = |at: usize| self.nodes[at].spec().name.as_str();
         let pairs = wiring::pairs(self.nodes.len());
-        pairs.into_iter().map(|(a, b)| LinkProbes::measure(name(a), name(b), route(a, b))).collect()
+        let probe = |(a, b): (usize, usize)| LinkProbes::measure(&self.nodes[a], &self.nodes[b]);
+        pairs.into_iter().map(probe).collect()
     }
 
     /// Carries a file from the first node to all others.

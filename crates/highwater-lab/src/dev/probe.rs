@@ -1,57 +1,55 @@
-//! Measured probes of a link: how long the listening node takes to answer on the route that the
-//! link takes.
+//! Measured probes of a link: how long a node takes to answer over the link that stands.
 //!
-//! A probe opens a connection to the sync address, sends the first message of a TLS handshake and
-//! waits for the first byte of the answer: that byte has been through the whole route and comes
-//! from the node itself, not from a kernel or a proxy on the way. Then it hangs up. Nothing more is
-//! asked: a probe needs no identity, and disturbs no link that stands.
+//! The dialling node is told to ping the other one (`highwater net test --pings`), over the very
+//! connection on which content travels, so that a ping has been through TLS, both nodes and whatever
+//! lies between them. How long each took is what that node measured.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use serde::{Deserialize, Serialize};
 
-use anyhow::{Context, Result, ensure};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use serde::Serialize;
+use crate::node::Node;
 
 /// Probes of one link.
 pub(super) const PROBES: usize = 10;
-/// Longest wait for one answer.
-const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What came of the probes of one link.
 #[derive(Clone, Debug, Serialize)]
 pub struct LinkProbes {
-    /// Who dials.
+    /// Who asks.
     pub from: String,
-    /// Who listens.
+    /// Who answers.
     pub to: String,
-    /// What was dialled.
-    pub addr: SocketAddr,
-    /// From the question to the first byte of the answer, in milliseconds, one for each probe that
-    /// was answered.
+    /// From the question to the answer, in milliseconds, one for each probe that was answered.
     pub round_trips_ms: Vec<f64>,
     /// Why others were not, a sentence each.
     pub failures: Vec<String>,
 }
 
+/// What `net test --json` says of its pings.
+#[derive(Deserialize)]
+struct Measured {
+    round_trips_ms: Vec<f64>,
+    pings_lost: u64,
+}
+
 impl LinkProbes {
-    /// Probes the link from `from` to `to`, which listens at `addr`.
-    pub(super) fn measure(from: &str, to: &str, addr: SocketAddr) -> Self {
+    /// Lets `from` probe its link to `to`.
+    pub(super) fn measure(from: &Node, to: &Node) -> Self {
         let mut probes = Self {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            addr,
+            from: from.spec().name.clone(),
+            to: to.spec().name.clone(),
             round_trips_ms: Vec::new(),
             failures: Vec::new(),
         };
-        for _ in 0..PROBES {
-            match probe(addr) {
-                Ok(took) => probes.round_trips_ms.push(took.as_secs_f64() * 1000.0),
-                Err(error) => probes.failures.push(format!("{error:#}")),
+        let count = PROBES.to_string();
+        let said = from.run(&["net", "test", to.id(), "--pings", &count, "--json"]);
+        let measured = said.and_then(|said| Ok(serde_json::from_str::<Measured>(&said)?));
+        match measured {
+            Ok(measured) => {
+                let lost = |_| "it was not answered in time".to_owned();
+                probes.round_trips_ms = measured.round_trips_ms;
+                probes.failures = (0..measured.pings_lost).map(lost).collect();
             }
+            Err(error) => probes.failures.push(format!("{error:#}")),
         }
         probes
     }
@@ -68,32 +66,4 @@ impl LinkProbes {
         let middle = *sorted.get(sorted.len() / 2)?;
         Some([*sorted.first()?, middle, *sorted.last()?])
     }
-}
-
-fn probe(addr: SocketAddr) -> Result<Duration> {
-    let mut stream = TcpStream::connect_timeout(&addr, PROBE_PATIENCE)
-        .with_context(|| format!("connecting to {addr}"))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PROBE_PATIENCE))?;
-    let greeting = greeting(addr)?;
-    let asked = Instant::now();
-    stream.write_all(&greeting).with_context(|| format!("greeting {addr}"))?;
-    let mut first = [0];
-    let length = stream.read(&mut first).with_context(|| format!("no answer from {addr}"))?;
-    ensure!(length == 1, "{addr} hung up without an answer");
-    Ok(asked.elapsed())
-}
-
-/// The first message of a TLS handshake. The answer is not gone into, so it trusts nobody.
-fn greeting(addr: SocketAddr) -> Result<Vec<u8>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let mut client = ClientConnection::new(Arc::new(config), ServerName::from(addr.ip()))?;
-    let mut greeting = Vec::new();
-    client.write_tls(&mut greeting)?;
-    Ok(greeting)
 }

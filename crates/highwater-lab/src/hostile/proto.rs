@@ -96,6 +96,12 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
+/// Takes a message that stands behind its length.
+pub fn take_record<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8]> {
+    let length = usize::try_from(take_varint(rest)?)?;
+    take(rest, length)
+}
+
 /// The fields of a message in their order.
 pub fn read(mut rest: &[u8]) -> Result<Vec<(u64, Value<'_>)>> {
     let mut fields = Vec::new();

@@ -51,6 +51,13 @@ impl Credentials {
         Self { chain, key: Arc::clone(&self.key) }
     }
 
+    /// The public half of the key: 32 bytes.
+    pub fn public_key(&self) -> Result<Vec<u8>> {
+        let spki = self.key.public_key().context("the key has no public half")?;
+        let bytes = spki.as_ref();
+        Ok(bytes[bytes.len().saturating_sub(32)..].to_vec())
+    }
+
     /// Something that is no certificate, with this key.
     #[must_use]
     pub fn with_certificate(&self, der: Vec<u8>) -> Self {

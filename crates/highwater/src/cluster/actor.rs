@@ -18,6 +18,7 @@ use tokio::time::sleep_until;
 
 use super::choose::Choosing;
 use super::memory::Memory;
+use super::voice::Voice;
 use super::{Allowance, Picture, Seen, TaskEnd, Told};
 use crate::config::Config;
 use crate::engine::Inner;
@@ -65,6 +66,7 @@ pub(crate) struct Actor {
     probes: JoinSet<()>,
     save_at: Option<Instant>,
     pub(super) choosing: Choosing,
+    voice: Voice,
 }
 
 /// What this node says about itself.
@@ -110,6 +112,7 @@ impl Actor {
             probes: JoinSet::new(),
             save_at: None,
             choosing: Choosing::default(),
+            voice: Voice::default(),
         };
         actor.choose_links(inner, true);
         actor
@@ -186,6 +189,11 @@ impl Actor {
         self.handle(Event::Load(Load { connections, requests, failures, answer_micros }));
         self.handle(Event::TimePassed);
         while self.probes.try_join_next().is_some() {}
+        if let Some(count) = self.voice.left_out(Instant::now()) {
+            tracing::info!(
+                "{count} more changes of members; `highwater cluster nodes` has them all"
+            );
+        }
         if let Some(engine) = self.engine.upgrade() {
             self.choose_links(&engine, false);
         }
@@ -385,8 +393,11 @@ impl Actor {
             }
             Effect::Changed(node, from, to) => {
                 let name = self.name_of(&node);
-                tracing::info!(%node, %name, "a member of the cluster is {to}");
                 if let Some(engine) = self.engine.upgrade() {
+                    let is_peer = engine.config().peers.iter().any(|peer| peer.id == node);
+                    if is_peer || self.voice.may(Instant::now()) {
+                        tracing::info!(%node, %name, "a member of the cluster is {to}");
+                    }
                     engine.happened(Happening::Member { node_id: node, name, from, to });
                     engine.tick();
                 }

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use highwater_core::NodeId;
-use highwater_core::overlay::{LINKS_MAX, Peer, choose};
+use highwater_core::overlay::{Peer, choose};
 use highwater_core::wire::Goodbye;
 
 use super::actor::Actor;
@@ -52,11 +52,15 @@ impl Actor {
         }
         self.choosing.last = Some(Instant::now());
         self.choosing.turn += usize::from(due);
-        let shares = listed(&engine.config());
-        let chosen = if shares.iter().any(|listed| listed.len() > LINKS_MAX) {
+        let (shares, links_max) = {
+            let config = engine.config();
+            (listed(&config), config.cluster.links_max)
+        };
+        let chosen = if shares.iter().any(|listed| listed.len() > links_max) {
             let settled = self.choosing.began.elapsed() >= SETTLE;
             let turn = settled.then_some(self.choosing.turn);
-            let links = choose(engine.node, &self.peers_known(&shares), &shares, turn);
+            let known = self.peers_known(&shares);
+            let links = choose(engine.node, links_max, &known, &shares, turn);
             if settled {
                 links.spare.iter().for_each(|peer| self.close(peer));
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use highwater_core::alert::{Levels, Rule};
 use toml::Spanned;
@@ -49,16 +50,10 @@ pub(super) fn resolve(source: &Source<'_>, file: &FileAlerts) -> Result<AlertsCo
     ];
     for (key, rule, wait) in waits {
         let Some(wait) = wait else { continue };
-        let Wait(length) = *wait.get_ref();
-        // A figure is measured every second or two; less would fire on nothing.
-        if length.as_secs() < WAIT_SECONDS_MIN {
-            let message = format!(
-                "{key}: at least \"{WAIT_SECONDS_MIN}s\"; off = [\"{key}\"] \
-                                   switches the alert off"
-            );
-            return Err(source.error(wait.span(), message));
-        }
-        set(&mut levels, rule, length.as_secs_f64());
+        set(&mut levels, rule, long_enough(source, key, wait)?.as_secs_f64());
+    }
+    if let (Some(wait), Some(levels)) = (&file.version_skew, levels.get_mut(&Rule::VersionSkew)) {
+        levels.hold = long_enough(source, "version_skew", wait)?;
     }
     if let Some(entries) = &file.lag_entries {
         if *entries.get_ref() == 0 {
@@ -84,6 +79,22 @@ pub(super) fn resolve(source: &Source<'_>, file: &FileAlerts) -> Result<AlertsCo
 
 /// Shortest time that fires an alert, in seconds.
 const WAIT_SECONDS_MIN: u64 = 5;
+
+fn long_enough(
+    source: &Source<'_>,
+    key: &str,
+    wait: &Spanned<Wait>,
+) -> Result<Duration, ConfigError> {
+    let Wait(length) = *wait.get_ref();
+    // A figure is measured every second or two; less would fire on nothing.
+    if length.as_secs() < WAIT_SECONDS_MIN {
+        let message = format!(
+            "{key}: at least \"{WAIT_SECONDS_MIN}s\"; off = [\"{key}\"] switches the alert off"
+        );
+        return Err(source.error(wait.span(), message));
+    }
+    Ok(length)
+}
 
 fn set(levels: &mut BTreeMap<Rule, Levels>, rule: Rule, fire: f64) {
     if let Some(levels) = levels.get_mut(&rule) {

@@ -1,7 +1,7 @@
 //! Variables `HIGHWATER_<SECTION>_<KEY>` that replace single values of the file.
 //!
-//! `[node]`, `[listen]`, `[alerts]` and `[check]` are there once; lists are separated by commas. A variable for `[[share]]` or `[[peer]]` sets the key in
-//! each of them, and makes the first one where the file has none, so that a container needs no
+//! `[node]`, `[listen]`, `[alerts]`, `[check]` and `[cluster]` are there once; lists are separated by
+//! commas. A variable for `[[share]]` or `[[peer]]` sets the key in each of them, and makes the first one where the file has none, so that a container needs no
 //! file at all.
 
 use std::ffi::OsString;
@@ -50,6 +50,7 @@ fn set(file: &mut FileConfig, name: &str, value: &str) -> Result<(), String> {
         "CHECK_SCRUB_INTERVAL" => file.check.scrub_interval = Some(parsed(value)?),
         "CHECK_SCRUB_RATE" => file.check.scrub_rate = Some(parsed(value)?),
         "CHECK_HEAL" => file.check.heal = Some(parsed(value)?),
+        "CLUSTER_LINKS_MAX" => file.cluster.links_max = Some(placeless(parsed(value)?)),
         _ => {
             if let Some(key) = name.strip_prefix("ALERTS_") {
                 return set_alerts(&mut file.alerts, key, value);
@@ -78,6 +79,7 @@ fn set_alerts(alerts: &mut FileAlerts, key: &str, value: &str) -> Result<(), Str
         "DISK_LOW" => alerts.disk_low = Some(parsed(value)?),
         "CLOCK_SKEW" => alerts.clock_skew = Some(placeless(parsed(value)?)),
         "CERTIFICATE_ENDING" => alerts.certificate_ending = Some(parsed(value)?),
+        "VERSION_SKEW" => alerts.version_skew = Some(placeless(parsed(value)?)),
         "WEBHOOK" => alerts.webhook = Some(parsed(value)?),
         "WEBHOOK_SECRET_FILE" => alerts.webhook_secret_file = Some(placeless(value.into())),
         "ALERTMANAGER" => alerts.alertmanager = Some(parsed(value)?),

@@ -23,6 +23,8 @@ pub(super) struct FileConfig {
     pub(super) alerts: FileAlerts,
     #[serde(default)]
     pub(super) check: FileCheck,
+    #[serde(default)]
+    pub(super) cluster: FileCluster,
     #[serde(default, rename = "share")]
     pub(super) shares: Vec<FileShare>,
     #[serde(default, rename = "peer")]
@@ -56,6 +58,7 @@ pub(super) struct FileAlerts {
     pub(super) disk_low: Option<Size>,
     pub(super) clock_skew: Option<Spanned<Wait>>,
     pub(super) certificate_ending: Option<Wait>,
+    pub(super) version_skew: Option<Spanned<Wait>>,
     pub(super) webhook: Option<Endpoint>,
     pub(super) webhook_secret_file: Option<Spanned<PathBuf>>,
     pub(super) alertmanager: Option<Endpoint>,
@@ -70,6 +73,12 @@ pub(super) struct FileCheck {
     pub(super) scrub_interval: Option<Wait>,
     pub(super) scrub_rate: Option<Rate>,
     pub(super) heal: Option<bool>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileCluster {
+    pub(super) links_max: Option<Spanned<usize>>,
 }
 
 #[derive(Deserialize, Default, Debug)]

@@ -31,6 +31,7 @@ fn the_explained_configuration_loads_and_names_every_key() {
     assert_eq!(config.shares[0].rescan_interval, RESCAN_INTERVAL_DEFAULT);
     assert_eq!(config.shares[0].mass_delete, MassDelete::default());
     assert!(config.peers[0].addr.is_some());
+    assert_eq!(config.cluster, ClusterConfig::default());
     for rule in highwater_core::alert::Rule::ALL {
         let (explained, default) = (config.alerts.levels(rule), rule.levels_default());
         assert_eq!(explained, Some(default), "{rule:?} is explained with its default");
@@ -39,7 +40,7 @@ fn the_explained_configuration_loads_and_names_every_key() {
     let keys = "name user sync http path mode rescan_interval mass_delete_fraction \
                 mass_delete_entries_min paused id addr shares enabled off peer_silent lag_age \
                 lag_entries transfer_stalled check_overdue disk_low clock_skew certificate_ending \
-                webhook webhook_secret_file alertmanager allow ca_file";
+                version_skew links_max webhook webhook_secret_file alertmanager allow ca_file";
     for key in keys.split_whitespace() {
         assert!(text.contains(&format!("\n{key} =")), "{key} is not explained");
     }
@@ -92,6 +93,10 @@ fn a_refusal_names_the_key_and_the_line() {
         ("[alerts]\noff = [\"nonsense\"]\n".into(), "line 2", "off"),
         ("[alerts]\npeer_silent = \"1s\"\n".into(), "line 2", "peer_silent"),
         ("[alerts]\nlag_entries = 0\n".into(), "line 2", "lag_entries"),
+        ("[alerts]\nversion_skew = \"1s\"\n".into(), "line 2", "version_skew"),
+        ("[cluster]\nlinks_max = 3\n".into(), "line 2", "4 to 128"),
+        ("[cluster]\nlinks_max = 129\n".into(), "line 2", "4 to 128"),
+        ("[cluster]\nlinks_max = \"16\"\n".into(), "line 2", "links_max"),
         ("[alerts]\ndisk_low = \"10 GB\"\n".into(), "line 2", "disk_low"),
         ("[alerts]\ndisk_low = \"99999999999TiB\"\n".into(), "line 2", "disk_low"),
         ("[alerts]\nwebhook = \"file:///x\"\n".into(), "line 2", "webhook"),
@@ -116,6 +121,7 @@ fn the_environment_replaces_single_values() {
             ("HIGHWATER_NODE_NAME", "b"),
             ("HIGHWATER_LISTEN_HTTP", "127.0.0.1:0"),
             ("HIGHWATER_SHARE_RESCAN_INTERVAL", "5s"),
+            ("HIGHWATER_CLUSTER_LINKS_MAX", "8"),
             ("HIGHWATER_HOME", "/somewhere"),
             ("PATH", "/bin"),
         ],
@@ -123,6 +129,7 @@ fn the_environment_replaces_single_values() {
     .expect("valid");
     assert_eq!(config.node.name, "b");
     assert_eq!(config.listen.http.port(), 0);
+    assert_eq!(config.cluster.links_max, 8);
     assert_eq!(config.shares[0].rescan_interval, Duration::from_secs(5));
 }
 

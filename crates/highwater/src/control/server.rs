@@ -203,7 +203,9 @@ impl Session {
             Request::ClusterReadmit { node } => engine.cluster_readmit(node).await?,
             Request::Peers => answer.item(&engine.peers().await).await?,
             Request::Peer { node } => answer.item(&engine.peer(&node).await?).await?,
-            Request::NetTest { node } => answer.item(&engine.net_test(&node).await?).await?,
+            Request::NetTest { node, pings } => {
+                answer.item(&engine.net_test(&node, pings).await?).await?;
+            }
             Request::Stop => self.stop.notify_one(),
         }
         Ok(())

@@ -122,6 +122,7 @@ impl Inner {
             stopped,
             stuck: self.watchdog.stuck(),
             clock_offsets: offsets.unwrap_or_default(),
+            expired: self.lookout.expired(),
         };
         let cluster = ClusterCheck { enabled: self.is_in_cluster(), status: !alone };
         Health::judge(&signs, cluster, wall_now())

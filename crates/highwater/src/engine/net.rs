@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use highwater_core::quality::Quality;
 use highwater_core::wire::{Ask, Content, DATA_BYTES_MAX, Reply, RequestId};
 use highwater_core::{NodeId, ShareName, Time};
+use highwater_net::LinkHandle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -18,13 +19,17 @@ use super::{Engine, EngineError, Inner};
 use crate::config::PeerConfig;
 use crate::fetch::source::Source;
 use crate::lines::Meter;
-use crate::report::net::{LineMinute, LineQuality, NetTest, Peer, PeerDetail, Peers, Percentiles};
+use crate::report::net::{
+    LineMinute, LineQuality, NetTest, Peer, PeerDetail, Peers, Percentiles, millis,
+};
 use crate::router::Arrival;
 use crate::serve::filler;
 use crate::share::machine::wall_now;
 
 /// Pings of a measurement.
-const PINGS: usize = 20;
+const PINGS: u32 = 20;
+/// And of one that only pings.
+const PINGS_MAX: u32 = 100;
 /// How long one may take.
 const PING_WAIT: Duration = Duration::from_secs(3);
 /// How long all of them may take, at least one excepted: a line of 2 s is known after a few.
@@ -84,11 +89,12 @@ impl Engine {
         Ok(PeerDetail { peer, history: history.collect() })
     }
 
-    /// Measures the line to a peer, for a few seconds; `node` is its id, or its name here.
+    /// Measures the line to a peer, for a few seconds; `node` is its id, or its name here. With `pings`
+    /// it is pinged so often, 100 times at most, and no bytes are moved.
     ///
     /// # Errors
     /// When there is no such peer, no link to it, or no share in common.
-    pub async fn net_test(&self, node: &str) -> Result<NetTest, EngineError> {
+    pub async fn net_test(&self, node: &str, pings: Option<u32>) -> Result<NetTest, EngineError> {
         let peer = self.0.named(node)?;
         let refused = |why: &str| {
             EngineError::Refused(format!("cannot measure the line to {}: {why}", peer.name))
@@ -102,25 +108,18 @@ impl Engine {
         let share = share.ok_or_else(|| refused("it is listed for no share; list one"))?;
         let began = Instant::now();
         let before = link.segments();
-        let mut quality = Quality::default();
-        let mut pings_lost = 0;
-        for _ in 0..PINGS {
-            let asked = Instant::now();
-            if link.answers(PING_WAIT).await {
-                quality.round_trip(Time::default(), asked.elapsed());
-            } else {
-                pings_lost += 1;
-            }
-            if began.elapsed() > PINGS_WAIT {
-                break;
-            }
-        }
+        let (trips, pings_lost) = ping(&link, pings.unwrap_or(PINGS).min(PINGS_MAX)).await;
         let ground = Ground { source, share, meter: self.0.lines.to(peer.id) };
-        let (received, receive_rate) = ground.receive().await;
-        let (sent, send_rate) = ground.send().await;
-        if received == 0 && receive_rate.is_none() && send_rate.is_none() && pings_lost > 0 {
+        let ((received, receive_rate), (sent, send_rate)) = match pings {
+            None => (ground.receive().await, ground.send().await),
+            Some(_) => ((0, None), (0, None)),
+        };
+        let nothing_moved = received == 0 && receive_rate.is_none() && send_rate.is_none();
+        if trips.is_empty() && nothing_moved {
             return Err(refused("it does not answer; try again once the link is up"));
         }
+        let mut quality = Quality::default();
+        trips.iter().for_each(|trip| quality.round_trip(Time::default(), *trip));
         let summary = quality.summary(Time::default());
         let segments = link.segments().zip(before);
         let loss = segments.map(|(after, before)| {
@@ -132,6 +131,7 @@ impl Engine {
             name: peer.name,
             rtt_ms: summary.round_trip.map(Percentiles::from),
             jitter_ms: summary.jitter.map(Percentiles::from),
+            round_trips_ms: trips.into_iter().map(millis).collect(),
             pings_lost,
             receive_bytes_per_second: receive_rate,
             send_bytes_per_second: send_rate,
@@ -140,6 +140,23 @@ impl Engine {
             seconds: began.elapsed().as_secs_f64(),
         })
     }
+}
+
+/// Pings, one after the other: how long each took, and how many were lost.
+async fn ping(link: &LinkHandle, count: u32) -> (Vec<Duration>, u64) {
+    let (began, mut trips, mut lost) = (Instant::now(), Vec::new(), 0);
+    for _ in 0..count {
+        let asked = Instant::now();
+        if link.answers(PING_WAIT).await {
+            trips.push(asked.elapsed());
+        } else {
+            lost += 1;
+        }
+        if began.elapsed() > PINGS_WAIT {
+            break;
+        }
+    }
+    (trips, lost)
 }
 
 impl Inner {

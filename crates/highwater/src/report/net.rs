@@ -123,11 +123,15 @@ pub struct NetTest {
     pub rtt_ms: Option<Percentiles>,
     /// The difference between one round trip and the next, in milliseconds.
     pub jitter_ms: Option<Percentiles>,
+    /// Each of them, in milliseconds, in their order.
+    #[serde(default)]
+    pub round_trips_ms: Vec<f64>,
     /// Pings that were not answered within their time.
     pub pings_lost: u64,
-    /// Bytes a second from the peer; absent when content was moving all the time.
+    /// Bytes a second from the peer; absent when content was moving all the time, or only pings were
+    /// asked for.
     pub receive_bytes_per_second: Option<u64>,
-    /// Bytes a second to the peer; absent when content was moving all the time.
+    /// Bytes a second to the peer; absent as above.
     pub send_bytes_per_second: Option<u64>,
     /// Segments that had to be sent again meanwhile, in percent, where the kernel says so.
     pub loss_percent: Option<f64>,
@@ -179,7 +183,7 @@ impl LineMinute {
     }
 }
 
-fn millis(time: Duration) -> f64 {
+pub(crate) fn millis(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1000.0)
 }
 

@@ -1,0 +1,159 @@
+//! A way between two nodes on which segments are lost: two network namespaces with a router between
+//! them that drops packets at random.
+//!
+//! A proxy cannot do this: what it takes is taken, and TCP sees a line that loses nothing. Here the
+//! kernel's own TCP at either end loses segments and sends them again. Dropping is done where packets
+//! are forwarded, never at a node's own interface, whose losses TCP is told of. It needs root, `ip`
+//! and `tc`; no netem, which many kernels lack: a filter sends a part of the packets, drawn by lot,
+//! into a queue that has room for none.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use crate::net::Place;
+
+/// The interface of a node, inside its namespace.
+const INTERFACE: &str = "hw0";
+/// Where a filter's program finds a random number: `SKF_AD_OFF + SKF_AD_RANDOM` as the kernel's
+/// `linux/filter.h` has them.
+const RANDOM: u32 = 0xffff_f000 + 56;
+/// The classes of packets that pass, and of those that do not: `1:1` and `1:2`.
+const PASS: u32 = 0x1_0001;
+const DROP: u32 = 0x1_0002;
+
+/// Two ends and the router between them. Dropping it takes the namespaces away.
+#[derive(Debug)]
+pub struct Route(String);
+
+impl Route {
+    /// Why there cannot be one on this machine, if so.
+    pub fn missing() -> Option<&'static str> {
+        if !rustix::process::geteuid().is_root() {
+            return Some("network namespaces need root");
+        }
+        let found = |program: &str| {
+            ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+                .iter()
+                .any(|dir| Path::new(dir).join(program).exists())
+        };
+        match (found("ip"), found("tc")) {
+            (true, true) => None,
+            _ => Some("ip and tc (Debian's iproute2) are not installed"),
+        }
+    }
+
+    /// Lays one that loses nothing yet.
+    ///
+    /// # Errors
+    /// When the kernel does not grant what it takes.
+    pub fn lay() -> Result<Route> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let route = Route(format!("hwr{}-{number}", std::process::id()));
+        route.build().context("laying a route through network namespaces")?;
+        Ok(route)
+    }
+
+    fn build(&self) -> Result<()> {
+        let router = self.router();
+        run("ip", &["netns", "add", &router])?;
+        for end in 0..2 {
+            let (name, outer) = (self.namespace(end), outer(end));
+            run("ip", &["netns", "add", &name])?;
+            let pair = ["type", "veth", "peer", "name", INTERFACE, "netns", &name];
+            run("ip", &[&["-n", &router, "link", "add", &outer][..], &pair].concat())?;
+            let rows = [(&router, outer.as_str(), gateway(end)), (&name, INTERFACE, address(end))];
+            for (at, interface, ip) in rows {
+                run("ip", &["-n", at, "addr", "add", &format!("{ip}/24"), "dev", interface])?;
+                run("ip", &["-n", at, "link", "set", interface, "up"])?;
+                // One packet is one segment, so that a loss is the loss of one.
+                run("ip", &["-n", at, "link", "set", "dev", interface, "gso_max_segs", "1"])?;
+            }
+            run("ip", &["-n", &name, "link", "set", "lo", "up"])?;
+            let via = gateway(end).to_string();
+            run("ip", &["-n", &name, "route", "add", "default", "via", &via])?;
+        }
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        run("ip", &["netns", "exec", &router, "sh", "-c", forward])
+    }
+
+    /// The network of an end, 0 or 1.
+    pub fn place(&self, end: usize) -> Place {
+        Place::Namespace(self.namespace(end))
+    }
+
+    /// Its address, for the other end.
+    pub fn ip(&self, end: usize) -> IpAddr {
+        IpAddr::V4(address(end))
+    }
+
+    /// Loses this part of all packets that go to `end`, from 0 to 1.
+    ///
+    /// # Errors
+    /// When the kernel knows no such queue or filter.
+    pub fn lose(&self, end: usize, part: f64) -> Result<()> {
+        let (router, dev) = (self.router(), outer(end));
+        let tc = |args: &[&str]| run("tc", &[&["-n", &router][..], args].concat());
+        // There is none at the first time.
+        let _ = tc(&["qdisc", "del", "dev", &dev, "root"]);
+        if part <= 0.0 {
+            return Ok(());
+        }
+        tc(&["qdisc", "add", "dev", &dev, "root", "handle", "1:", "htb", "default", "1"])?;
+        for class in ["1:1", "1:2"] {
+            tc(&[
+                "class", "add", "dev", &dev, "parent", "1:", "classid", class, "htb", "rate",
+                "10gbit", "quantum", "60000",
+            ])?;
+        }
+        tc(&["qdisc", "add", "dev", &dev, "parent", "1:2", "bfifo", "limit", "1"])?;
+        // Load a random number; if it is beyond the limit pass, else drop.
+        let limit = (part * f64::from(u32::MAX)) as u32;
+        let program = format!("4,32 0 0 {RANDOM},37 0 1 {limit},6 0 0 {PASS},6 0 0 {DROP}");
+        tc(&["filter", "add", "dev", &dev, "parent", "1:", "bpf", "bytecode", &program])
+    }
+
+    fn namespace(&self, end: usize) -> String {
+        format!("{}-{end}", self.0)
+    }
+
+    fn router(&self) -> String {
+        format!("{}-r", self.0)
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        for name in [self.namespace(0), self.namespace(1), self.router()] {
+            let _ = run("ip", &["netns", "del", &name]);
+        }
+    }
+}
+
+/// The router's interface to an end.
+fn outer(end: usize) -> String {
+    format!("to{end}")
+}
+
+fn address(end: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, u8::try_from(end).unwrap_or(u8::MAX), 2)
+}
+
+fn gateway(end: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, u8::try_from(end).unwrap_or(u8::MAX), 1)
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("starting {program} {args:?}"))?;
+    if !output.status.success() {
+        bail!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
