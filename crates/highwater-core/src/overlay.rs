@@ -196,9 +196,10 @@ mod tests {
         let listed: BTreeSet<NodeId> = (1..100).map(id).collect();
         let suspect = Peer { state: Some(State::Suspect), ..Peer::default() };
         let peers: BTreeMap<NodeId, Peer> = listed.iter().map(|id| (*id, suspect)).collect();
-        let ring = choose(id(0), &peers, std::slice::from_ref(&listed), None);
+        let ring = choose(id(0), LINKS_MAX_DEFAULT, &peers, std::slice::from_ref(&listed), None);
         for turn in 0..100 {
-            let links = choose(id(0), &peers, std::slice::from_ref(&listed), Some(turn));
+            let links =
+                choose(id(0), LINKS_MAX_DEFAULT, &peers, std::slice::from_ref(&listed), Some(turn));
             assert_eq!(links, ring, "turn {turn}");
         }
     }
