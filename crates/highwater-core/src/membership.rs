@@ -320,6 +320,14 @@ impl Membership {
         self.members.get(id).map(|member| self.state(id, member))
     }
 
+    /// What a node has said about itself, if it is known.
+    pub fn card_of(&self, id: &NodeId) -> Option<&Card> {
+        if *id == self.own_id() {
+            return Some(&self.own);
+        }
+        self.members.get(id).map(|member| &member.card)
+    }
+
     /// How many links a member says it has.
     pub fn connections_of(&self, id: &NodeId) -> Option<u32> {
         self.members.get(id).map(|member| member.load.connections)

@@ -76,9 +76,11 @@ pub fn choose(
     let unreached: Vec<&NodeId> = all
         .iter()
         .filter(|id| !wanted.contains(id) && !known(id).linked)
-        .filter(|id| known(id).state != Some(State::Active))
+        .filter(|id| matches!(known(id).state, None | Some(State::Failed)))
         .collect();
-    // Each node begins elsewhere, so that not all try the same one at once.
+    // The suspect are asked after by those who have a link to them: if everybody dialled them too, an
+    // overloaded cluster would spend its last strength on links that nobody needs. Each node begins
+    // elsewhere, so that not all try the same one at once.
     let begin = usize::from(own.as_bytes()[0]);
     let turn = turn.map(|turn| turn.wrapping_add(begin) % unreached.len().max(1));
     wanted.extend(turn.and_then(|turn| unreached.get(turn)).copied());
@@ -187,6 +189,19 @@ mod tests {
         let links =
             choose(id(0), LINKS_MAX_DEFAULT, &BTreeMap::new(), std::slice::from_ref(&listed), None);
         assert_eq!(links, Links { wanted: listed, spare: BTreeSet::new() });
+    }
+
+    #[test]
+    fn a_suspicion_makes_nobody_dial() {
+        let listed: BTreeSet<NodeId> = (1..100).map(id).collect();
+        let suspect = Peer { state: Some(State::Suspect), ..Peer::default() };
+        let peers: BTreeMap<NodeId, Peer> = listed.iter().map(|id| (*id, suspect)).collect();
+        let ring = choose(id(0), LINKS_MAX_DEFAULT, &peers, std::slice::from_ref(&listed), None);
+        for turn in 0..100 {
+            let links =
+                choose(id(0), LINKS_MAX_DEFAULT, &peers, std::slice::from_ref(&listed), Some(turn));
+            assert_eq!(links, ring, "turn {turn}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod fault_test;
 mod ledger;
 mod ports;
 mod probe;
-mod process;
+pub(crate) mod process;
 mod wiring;
 
 use std::collections::BTreeSet;

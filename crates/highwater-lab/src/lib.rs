@@ -15,6 +15,8 @@
 //! - [`crash`]: power cuts, deaths and failing disks, and what must hold after them.
 //! - [`cuts`]: one transfer after another, cut by the thousand.
 //! - [`chaos`]: nodes, clients and a nemesis for hours, with an auditor.
+//! - [`scale`]: how many nodes one machine carries, and what each costs.
+//! - [`httpbench`]: how fast people are answered while a large transfer runs.
 //! - [`mod@bench`]: how fast and how large, beside rsync and Syncthing.
 //!
 //! Nothing here is used by a node in service; `highwater-cli`, the tests and the benches use it.
@@ -35,6 +37,7 @@ pub mod faults;
 pub mod fuzz;
 pub mod hostile;
 pub mod http;
+pub mod httpbench;
 pub mod merge;
 pub mod net;
 pub mod node;
@@ -43,6 +46,7 @@ mod pipe;
 pub mod proxy;
 pub mod record;
 pub mod route;
+pub mod scale;
 pub mod script;
 pub mod simulate;
 pub mod status;

@@ -20,7 +20,9 @@ use highwater_lab::cuts::{self, CutOptions};
 use highwater_lab::damage::{self, DamageOptions};
 use highwater_lab::demo::{self, DemoOptions};
 use highwater_lab::fuzz::{self, FuzzOptions};
+use highwater_lab::httpbench::{self, HttpBenchOptions};
 use highwater_lab::merge;
+use highwater_lab::scale::{self, ScaleOptions};
 use highwater_lab::script;
 use highwater_lab::simulate::{self, SimulateOptions};
 
@@ -149,6 +151,10 @@ enum Work {
         #[arg(long)]
         list: bool,
     },
+    /// How many real nodes one machine carries, and what each costs
+    Scale(ScaleOptions),
+    /// How fast a node answers people while a large transfer runs
+    HttpBench(HttpBenchOptions),
     /// Cuts a link inside transfers, again and again, in every way
     Cuts {
         /// The highwater program
@@ -210,6 +216,8 @@ fn run(work: Work) -> Result<bool> {
         }
         Work::Sim(options) => simulate::run(&options),
         Work::Crash { work } => crash::run(work),
+        Work::Scale(options) => scale::run(&options),
+        Work::HttpBench(options) => httpbench::run(&options),
         Work::Merge { seed, cases } => {
             let played = merge::run(seed, cases);
             match &played {

@@ -198,8 +198,14 @@ impl Node {
     /// Stops the daemon in order and demands that it says 0.
     pub fn stop(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
+        self.wait_stopped(STOP_PATIENCE)
+    }
+
+    /// Waits until the daemon, which was told to stop, has ended, and demands that it says 0. One
+    /// that does not end within `patience` is killed.
+    pub(crate) fn wait_stopped(&mut self, patience: Duration) -> Result<()> {
         let Some(mut child) = self.process.take() else { return Ok(()) };
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = child.try_wait()? {
                 return match status.success() {
@@ -210,7 +216,7 @@ impl Node {
             if Instant::now() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
-                bail!("{} did not stop within {STOP_PATIENCE:?}", self.spec.name);
+                bail!("{} did not stop within {patience:?}", self.spec.name);
             }
             thread::sleep(POLL_INTERVAL);
         }

@@ -14,8 +14,8 @@ use highwater_core::{InstanceId, Time};
 
 /// Pings follow each other this closely while messages pass.
 pub(crate) const PING_EVERY_BUSY: Duration = Duration::from_secs(1);
-/// Pings follow each other this closely on an idle link, unless a cluster wants to know sooner: often
-/// enough that a dead one is found within 15 seconds, rarely enough to cost nothing.
+/// On an idle link a ping follows what was last heard after this, unless a cluster wants to know
+/// sooner: often enough that a dead one is found within 15 seconds, rarely enough to cost nothing.
 pub(crate) const PING_EVERY_IDLE: Duration = Duration::from_secs(5);
 /// A link counts as busy for this long after its last message.
 pub(crate) const BUSY_FOR: Duration = Duration::from_secs(4);
@@ -29,8 +29,11 @@ const SUSPECT_AFTER_MAX: Duration = Duration::from_secs(6);
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(12);
 /// How closely a suspect link is watched for a sign of life.
 const SUSPECT_LOOK_EVERY: Duration = Duration::from_millis(100);
-/// The pulse looks this often, so that an idle link that becomes busy is pinged soon.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The pulse looks at least this often, so that an idle link that becomes busy is pinged soon.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Looks for pings fall on multiples of this, those of all links of a node together: a timer that goes
+/// off costs an idle node more than what is then done.
+const LOOKS_TOGETHER: Duration = Duration::from_millis(250);
 /// A look that comes this much too late means that this process was stopped: the silence was ours.
 const OVERSLEPT: Duration = Duration::from_secs(2);
 /// Pings whose answers are waited for. Those before have been overtaken by the link's death.
@@ -119,7 +122,9 @@ impl Pulse {
     }
 
     /// Looks, at `now`: the peer was last heard at `heard`, a message last passed at `active`. An
-    /// idle link is pinged `idle_every`.
+    /// idle link is pinged once nothing was heard for `idle_every`: the peer's ping is a sign of life
+    /// as good as its answer, so that of both sides one asks. On a busy link both ask, for round trips
+    /// are measured by asking.
     pub(crate) fn look(
         &mut self,
         now: Time,
@@ -135,15 +140,17 @@ impl Pulse {
         let health = self.health(now, heard);
         let busy = now.since(active) < BUSY_FOR;
         let every = if busy { PING_EVERY_BUSY.min(idle_every) } else { idle_every };
-        let due = self.last_ping.is_none_or(|last| now.since(last) >= every);
-        let ping = due.then(|| self.ping(now));
-        let wait = if health == Health::Alive { LOOK_EVERY } else { SUSPECT_LOOK_EVERY };
+        let due_at = self.last_ping.map(|last| if busy { last } else { last.max(heard) } + every);
+        let ping = due_at.is_none_or(|at| at <= now).then(|| self.ping(now));
+        let next_ping = due_at.filter(|_| ping.is_none()).unwrap_or(now + every);
         let oldest = self.pings.values().next().copied();
         let suspect_at = oldest.map(|sent| sent.max(heard) + self.patience());
-        self.look_at = match suspect_at {
-            Some(at) if at > now => (now + wait).min(at),
-            _ => now + wait,
+        let next = if health == Health::Alive {
+            together(next_ping.min(now + LOOK_EVERY))
+        } else {
+            now + SUSPECT_LOOK_EVERY
         };
+        self.look_at = suspect_at.filter(|at| *at > now).map_or(next, |at| at.min(next));
         Beat { ping, health }
     }
 
@@ -189,6 +196,13 @@ impl Pulse {
         let usual = self.round_trip.map_or(Duration::ZERO, |trip| trip.smoothed);
         (usual * SUSPECT_AFTER_ROUND_TRIPS).clamp(SUSPECT_AFTER, SUSPECT_AFTER_MAX)
     }
+}
+
+/// The first moment from `at` on at which all links are looked at.
+fn together(at: Time) -> Time {
+    let grid = LOOKS_TOGETHER.as_nanos();
+    let past = (at.since(Time::default()).as_nanos() % grid) as u64;
+    if past == 0 { at } else { at + (LOOKS_TOGETHER - Duration::from_nanos(past)) }
 }
 
 /// Two connections that come up within this time, dialled from both sides, are taken for
@@ -286,6 +300,45 @@ mod tests {
         watch(&mut pulse, at(0), at(0), at(3000));
         let beat = pulse.look(at(3100), at(3100), at(0), PING_EVERY_IDLE);
         assert_eq!(beat.health, Health::Alive);
+    }
+
+    #[test]
+    fn an_idle_link_is_pinged_by_whoever_hears_nothing_and_a_busy_one_by_both() {
+        let every = Duration::from_secs(1);
+        for (active, pings) in [(at(0), 0), (at(60_000), 10)] {
+            let mut pulse = Pulse::new(at(50_000));
+            let first = pulse.look(at(50_000), at(50_000), active, every).ping.expect("the first");
+            pulse.pong(at(50_001), first);
+            let mut asked = 0;
+            // The other side asks every second, and is heard half a second before each look.
+            for now in (51_000..=60_000).step_by(1000).map(at) {
+                let heard = at(now.since(at(500)).as_millis() as u64);
+                if let Some(number) = pulse.look(now, heard, active, every).ping {
+                    asked += 1;
+                    pulse.pong(now, number);
+                }
+            }
+            assert_eq!(asked, pings);
+        }
+    }
+
+    #[test]
+    fn links_that_came_up_at_any_time_are_looked_at_together() {
+        let mut moments = std::collections::BTreeSet::new();
+        for link in 0..16_u64 {
+            let begun = at(link * 37);
+            let mut pulse = Pulse::new(begun);
+            while pulse.deadline() < at(20_000) {
+                let now = pulse.deadline();
+                if let Some(number) = pulse.look(now, now, at(0), Duration::from_secs(2)).ping {
+                    pulse.pong(now, number);
+                }
+                if now >= at(10_000) {
+                    moments.insert(now);
+                }
+            }
+        }
+        assert!(moments.len() <= 40, "{} wakes in 10 s", moments.len());
     }
 
     #[test]

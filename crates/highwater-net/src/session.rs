@@ -86,7 +86,7 @@ impl Stream for ControlOut {
         }
         match self.control.poll_recv(cx) {
             Poll::Ready(Some(message)) => {
-                self.wire.mark_active();
+                mark_active(&self.wire, &message);
                 Poll::Ready(Some(message.into()))
             }
             // The engine has let go of its end; the stream ends with the goodbye all the same.
@@ -336,13 +336,20 @@ async fn carry_control(
                 return DownReason::Misbehaved("it greeted a second time".to_owned());
             }
             Ok(message) => {
-                shared.wire.mark_active();
+                mark_active(&shared.wire, &message);
                 if engine.send(message).await.is_err() {
                     return DownReason::Closed(Goodbye::Stopping);
                 }
             }
             Err(bad) => return misbehaved(&bad),
         }
+    }
+}
+
+/// Signs of life are passed on over idle links too, and do not make them busy.
+fn mark_active(wire: &Wire, message: &Control) {
+    if !matches!(message, Control::Vitals(_)) {
+        wire.mark_active();
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::check::Checks;
 use crate::cluster::actor::{self, Actor};
 use crate::cluster::memory::Memory;
-use crate::cluster::{Cluster, TaskEnd, Told};
+use crate::cluster::{Cluster, Picture, TaskEnd, Told};
 use crate::config::{Config, ShareConfig};
 use crate::counters::Counters;
 use crate::home::{Home, Identity, IdentityError};
@@ -390,8 +390,16 @@ async fn keep_a_lookout(engine: std::sync::Weak<Inner>) {
     lookout::run(|| async {
         let Some(inner) = engine.upgrade() else { return false };
         let engine = Engine(inner);
-        let (status, config) = (engine.status().await, engine.config().alerts);
-        engine.lookout().hand_in("clocks", clocks(&engine.peers().await.peers));
+        let (mut status, config) = (engine.status().await, engine.config());
+        // With more peers than links most have none, and are looked after by those who want one.
+        let cluster = &engine.0.cluster;
+        for share in &mut status.shares {
+            share.peers.retain(|peer| peer.connected || cluster.wants(&peer.node_id));
+        }
+        if let Some(picture) = cluster.picture().await {
+            engine.lookout().hand_in("clocks", clocks(&config, &picture));
+        }
+        let config = config.alerts;
         let free = free_bytes(engine.home().dir());
         // The disk is waited for only when there is something to keep, which is seldom.
         if let Some(turned) = engine.lookout().look(&status, free, &config) {
@@ -403,10 +411,10 @@ async fn keep_a_lookout(engine: std::sync::Weak<Inner>) {
 }
 
 /// How far the clocks of linked peers are from this node's.
-fn clocks(peers: &[report::net::Peer]) -> Vec<Measured> {
-    let skew = |peer: &report::net::Peer| {
-        let offset_ms = peer.clock_offset_ms.filter(|_| peer.connected)?;
-        let seconds = offset_ms as f64 / 1000.0;
+fn clocks(config: &Config, picture: &Picture) -> Vec<Measured> {
+    let skew = |(id, offset_ms): (&NodeId, &i64)| {
+        let peer = config.peers.iter().find(|peer| peer.id == *id)?;
+        let seconds = *offset_ms as f64 / 1000.0;
         Some(Measured {
             rule: Rule::ClockSkew,
             subject: peer.name.clone(),
@@ -414,7 +422,7 @@ fn clocks(peers: &[report::net::Peer]) -> Vec<Measured> {
             cause: format!("the clock of {} is {seconds:.1} s later than this node's", peer.name),
         })
     };
-    peers.iter().filter_map(skew).collect()
+    picture.clock_offsets.iter().filter_map(skew).collect()
 }
 
 /// Room on the disk that `dir` lies on, for this user; `None` when the system does not say.

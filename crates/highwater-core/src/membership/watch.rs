@@ -43,7 +43,7 @@ const STRAIN_MAX: u32 = 4;
 /// Strain fades by one in this time.
 const STRAIN_FADES: Duration = Duration::from_secs(10);
 /// The machine wants to be woken at least this often, so that lateness means something.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A neighbour that does not answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// What tells one process from every other that ever ran on this machine.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ProcessRecord {
+pub(crate) struct ProcessRecord {
     /// Its id.
     pub pid: u32,
     /// When it began, in the kernel's ticks since boot.
@@ -25,20 +25,20 @@ pub(super) struct ProcessRecord {
 
 impl ProcessRecord {
     /// The record of a process that runs now.
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let started_ticks =
             began(pid).with_context(|| format!("process {pid} ended as soon as it began"))?;
         Ok(Self { pid, started_ticks, boot_id: boot_id() })
     }
 
     /// Whether it still runs.
-    pub(super) fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.boot_id == boot_id() && began(self.pid) == Some(self.started_ticks)
     }
 
     /// A hand on the process, if it still runs. From here on its id cannot be given to another
     /// without the hand noticing.
-    pub(super) fn hold(&self) -> Option<Held> {
+    pub(crate) fn hold(&self) -> Option<Held> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         // Asked after the descriptor was had: it is the recorded process that the descriptor means.
@@ -48,17 +48,17 @@ impl ProcessRecord {
 
 /// A hand on one process.
 #[derive(Debug)]
-pub(super) struct Held(OwnedFd);
+pub(crate) struct Held(OwnedFd);
 
 impl Held {
     /// Sends a signal; to a process that has just ended, nothing.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         // It fails only if the process is gone, which is what a signal here is for.
         let _ = pidfd_send_signal(&self.0, signal);
     }
 
     /// Waits until the process has ended; whether it has.
-    pub(super) fn wait(&self, patience: Duration) -> bool {
+    pub(crate) fn wait(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

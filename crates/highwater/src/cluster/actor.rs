@@ -35,11 +35,10 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(400);
 const PROBE_PATIENCE_MAX: Duration = Duration::from_millis(800);
 /// Nodes pinged at once because others ask. More would be a storm; those who ask find out otherwise.
 const PROBES_MAX: usize = 32;
-/// Links pinged in a second; each of few is pinged every [`PING_EVERY_MIN`].
+/// Links asked for a sign of life in a second; each of few is asked every [`PING_EVERY_MIN`].
 const LINKS_A_SECOND: u32 = 8;
-/// A node that dies without a word is suspected within 3 s: this, 1.5 s of silence, and the time that
-/// others have to reach it.
-const PING_EVERY_MIN: Duration = Duration::from_millis(500);
+/// More often would be most of what an idle node does.
+const PING_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// One link.
 pub(super) struct Line {
@@ -414,9 +413,7 @@ impl Actor {
     }
 
     fn name_of(&self, node: &NodeId) -> String {
-        let views = self.machine.views(self.now());
-        let found = views.into_iter().find(|view| view.card.facts().id == *node);
-        found.map(|view| view.card.facts().name.clone()).unwrap_or_default()
+        self.machine.card_of(node).map(|card| card.facts().name.clone()).unwrap_or_default()
     }
 
     /// Signs a new card of this node.

@@ -48,8 +48,15 @@ pub(crate) async fn run(ground: Ground, mut wishes: mpsc::UnboundedReceiver<Wish
     let mut smalls = Smalls::new(ground);
     let mut sources = smalls.ground.sources.clone();
     let mut retry = tokio::time::interval(RETRY);
+    let mut waited = false;
     loop {
         smalls.ask(&sources.borrow_and_update().clone());
+        // While nothing is wanted nobody is woken for it.
+        let waits = !smalls.queue.is_empty() || !smalls.lacking.is_empty();
+        if waits && !waited {
+            retry.reset();
+        }
+        waited = waits;
         tokio::select! {
             wish = wishes.recv() => match wish {
                 Some(wish) => {
@@ -66,7 +73,7 @@ pub(crate) async fn run(ground: Ground, mut wishes: mpsc::UnboundedReceiver<Wish
                 smalls.report_unavailable(&now).await;
             }
             changed = sources.changed() => if changed.is_err() { return },
-            _ = retry.tick() => smalls.lacking.clear(),
+            _ = retry.tick(), if waits => smalls.lacking.clear(),
         }
     }
 }
