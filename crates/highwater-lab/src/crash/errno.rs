@@ -197,7 +197,7 @@ impl Errors {
     fn change_at_peer(&mut self) -> Result<()> {
         let head = self.peer_head()?;
         let theirs = self.pair.peer_hand()?;
-        theirs.change(&mut self.pair.ledger, &mut self.dice, 1)?;
+        theirs.create(&mut self.pair.ledger, &mut self.dice)?;
         let began = Instant::now();
         while self.peer_head()? <= head {
             ensure!(began.elapsed() < PATIENCE, "the peer does not see its own change");

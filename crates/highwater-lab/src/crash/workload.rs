@@ -60,10 +60,15 @@ impl Hand {
                 (Some(path), 3) => self.remove(ledger, path)?,
                 (Some(path), 4..=5) if many => self.remove(ledger, path)?,
                 (Some(path), 6) => self.rename(ledger, path, &free_name(dice))?,
-                _ => self.write(ledger, &free_name(dice), &small_content(dice))?,
+                _ => self.create(ledger, dice)?,
             }
         }
         Ok(())
+    }
+
+    /// Makes one small file that was not there: the one change that is never refused.
+    pub fn create(&self, ledger: &mut Ledger, dice: &mut Dice) -> Result<()> {
+        self.write(ledger, &free_name(dice), &small_content(dice))
     }
 
     /// Writes a large file, making room for it first; its name.
