@@ -51,8 +51,8 @@ const FOUND: &[(u64, &str)] = &[
         "a folder from a backup made since the last scan, over a killed node, passed for deletes",
     ),
 ];
-/// The first of the other stories. They are the same each time until the stories that
-/// `docs/reliability.md` lists as open are mended; `highwater-lab sim` plays any others.
+/// The first of the other stories. They are the same each time; `highwater-lab sim` plays any others,
+/// and `docs/reliability.md` tells how many have held.
 const RANGE_FROM: u64 = 20_000;
 /// How many there are.
 const RANGE: u64 = 120;
