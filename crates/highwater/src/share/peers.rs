@@ -234,9 +234,9 @@ impl Actor {
     }
 
     /// A peer has seen more of this log than there is. That is believed once: of a history that
-    /// this process began itself, nobody has seen more.
+    /// this process began for that reason, nobody has seen more.
     fn outlived(&mut self, link: LinkId) -> Result<(), StoreError> {
-        let lies = self.open.as_ref().is_some_and(|open| open.replica.cannot_be_outlived());
+        let lies = self.open.as_ref().is_some_and(|open| open.replica.has_begun_anew());
         if lies {
             if let Some(peer) = self.peer_at(link) {
                 peer.source.line.close(Goodbye::Misbehaved);

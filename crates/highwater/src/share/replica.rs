@@ -97,6 +97,8 @@ pub(crate) struct Replica {
     lost: BTreeMap<Key, Hlc>,
     /// Whether the current history was begun by this very process.
     begun_here: bool,
+    /// Whether that was because the one before may have been outlived.
+    begun_anew: bool,
     pub(crate) history: History,
     /// What people's clocks show in this turn.
     pub(crate) wall: WallTime,
@@ -144,6 +146,7 @@ impl Replica {
             ahead: BTreeMap::new(),
             lost: BTreeMap::new(),
             begun_here: false,
+            begun_anew: false,
             history,
             wall,
             catalogue: Arc::default(),
@@ -267,6 +270,11 @@ impl Replica {
     /// process, so no older copy of the store can have taken the place of a newer one.
     pub(crate) fn cannot_be_outlived(&self) -> bool {
         self.begun_here
+    }
+
+    /// Whether this process has begun another history already because somebody had seen more.
+    pub(crate) fn has_begun_anew(&self) -> bool {
+        self.begun_anew
     }
 
     /// The keys that became wanted since the last call.
@@ -776,7 +784,7 @@ impl Replica {
         let old = self.actor;
         self.remember_past(self.row.epoch)?;
         self.row.epoch = epoch;
-        self.begun_here = true;
+        (self.begun_here, self.begun_anew) = (true, true);
         self.actor = self.row.epoch.actor(&self.node, &self.name);
         self.pending.put_share(&self.name, &self.row);
         let store = Arc::clone(&self.store);
