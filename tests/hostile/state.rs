@@ -100,10 +100,10 @@ fn set_private(path: &Path) -> Result<()> {
 }
 
 /// One life of the daemon, from its start to the end of its first scan. A share that stands still
-/// with an error has said why.
+/// with an error has said why; one whose store is that of another folder wants what that lacks.
 fn run_until_scanned(node: &mut Node) -> Result<()> {
     live(node, |node| {
-        let done = |state: &str| state == "idle" || state == "error";
+        let done = |state: &str| matches!(state, "idle" | "syncing" | "error");
         node.wait_until("the share is scanned or in error", PATIENCE, |status| {
             status.share(SHARE).is_some_and(|share| done(&share.state))
         })
