@@ -46,6 +46,7 @@ const FOUND: &[(u64, &str)] = &[
         8_000_832,
         "what lies in a directory whose delete is held back was tried twenty times a second",
     ),
+    (8_016_101, "edits after a restore hid behind a position that they had left"),
     (
         8_021_394,
         "a folder from a backup made since the last scan, over a killed node, passed for deletes",

@@ -190,6 +190,7 @@ impl Root {
         let synced = together(items, sync);
         if items.len() >= SYNCFS_FROM {
             let pay = |owed: u64| Some(owed.saturating_sub(micros(started.elapsed())));
+            // Never refused: there is always something to store.
             let _ = self.sync.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
         }
         synced

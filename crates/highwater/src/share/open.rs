@@ -63,7 +63,7 @@ pub(crate) fn open(
     let (store, name) = (Arc::clone(store), config.name.clone());
     let mut replica = Replica::open(store, node, name, row, history, outside.wall())?;
     if is_new {
-        replica.is_begun_here();
+        replica.mark_begun_here();
     }
     if before != replica.epoch() {
         replica.remember_past(before)?;

@@ -208,8 +208,8 @@ impl Actor {
         let from = match judged {
             LogStanding::From(seq) => seq,
             LogStanding::FromStart => Seq::ZERO,
-            LogStanding::RolledBack => return self.outlived(link),
             LogStanding::Unproven(seq) if replica.cannot_be_outlived() => seq,
+            LogStanding::RolledBack | LogStanding::Unproven(_) => return self.outlived(link),
             LogStanding::OtherHistory(epoch) => {
                 replica.remember_past(epoch)?;
                 if !replica.cannot_be_outlived() {
@@ -217,7 +217,6 @@ impl Actor {
                 }
                 Seq::ZERO
             }
-            LogStanding::Unproven(_) => return self.outlived(link),
         };
         let epoch = replica.epoch();
         let pulled = resume_at(replica.peer(&peer.source.peer)?.pulled, offer);

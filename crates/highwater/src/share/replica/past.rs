@@ -18,8 +18,8 @@ use super::Replica;
 /// Histories that are remembered. A node begins one for each restore; who has read in one that was
 /// forgotten makes it begin another.
 const EPOCHS_MAX: usize = 64;
-/// Positions of which is kept what stood there after their entries have left them. A peer that is behind all of
-/// them was mostly told of, so that nothing rests on it.
+/// Positions of which is kept what stood there after their entries have left them. Where a peer that
+/// is behind all of them is, was mostly recorded, so that nothing rests on this.
 const RETIRED_MAX: usize = 1024;
 
 /// What is remembered of a share's own log.
@@ -95,7 +95,7 @@ impl Replica {
     }
 
     /// This history was begun by this very process.
-    pub(crate) fn is_begun_here(&mut self) {
+    pub(crate) fn mark_begun_here(&mut self) {
         self.begun_here = true;
     }
 
