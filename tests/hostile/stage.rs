@@ -156,12 +156,15 @@ impl Stage<'_> {
         let pid = victim.pid().context("the victim is down")?;
         // Begins a new measurement of the highest resident size.
         fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
+        // Where it begins, read before anything else: what the last attack left is given back
+        // meanwhile, and a size read later would count that as growth.
+        let resident = Resident::of(pid)?.peak;
         Ok(Before {
             pid: Some(pid),
             tree: oracle::read_tree(&self.cluster.folder(0))?,
             canary: oracle::read_tree(&self.canary)?,
             head: self.share()?.head_seq,
-            resident: Resident::of(pid)?.now,
+            resident,
             lines: lines(&victim.log_path())?,
             at: Instant::now(),
         })

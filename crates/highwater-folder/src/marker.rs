@@ -8,9 +8,9 @@
 //! node 2vq…
 //! generation 17
 //! ```
-//! The generation is raised by the engine at every start and end and after every whole scan; the same number stands in the store, so a
-//! store or a folder that was restored from an older copy is noticed. The store also knows when the
-//! file was made, so that a copy of it is told from the file itself.
+//! The generation is raised by the engine at every start and end and after every whole scan; the same
+//! number stands in the store, so a store or a folder that was restored from an older copy is noticed.
+//! The store also knows when the file was made, so that a copy of it is told from the file itself.
 
 use std::fmt;
 
