@@ -212,15 +212,22 @@ impl Seen {
         one.calls.iter().filter_map(least).collect()
     }
 
+    /// A call during which another thread's is written down stands in two lines, and what it was
+    /// about, the path above all, only in the first.
     fn parse(text: &str) -> Seen {
         let mut by_thread: BTreeMap<(&str, &'static str), u32> = BTreeMap::new();
+        let mut unfinished: BTreeMap<&str, &str> = BTreeMap::new();
         let mut seen = Seen::default();
         for line in text.lines() {
             let Some((thread, event)) = line.split_once(' ') else { continue };
             let event = event.trim_start();
             seen.killed |= event.contains("killed by SIGKILL");
+            if let Some(begun) = event.strip_suffix("<unfinished ...>") {
+                unfinished.insert(thread, begun);
+            }
             if event.ends_with("(INJECTED)") {
-                seen.injected.push(event.to_owned());
+                let begun = unfinished.remove(thread).filter(|_| event.starts_with("<..."));
+                seen.injected.push(format!("{}{event}", begun.unwrap_or_default()));
             }
             let name = event.split('(').next().unwrap_or_default();
             if let Some(&call) = CALLS.iter().find(|&&call| call == name) {
@@ -238,6 +245,16 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_call_that_stands_in_two_lines_tells_its_path() {
+        let seen = Seen::parse(
+            "7 fdatasync(5</store/db> <unfinished ...>\n8 fdatasync(6</folder/f>) = 0\n\
+             7 <... fdatasync resumed>) = -1 EIO (Input/output error) (INJECTED)\n",
+        );
+        assert_eq!(seen.injected.len(), 1);
+        assert!(seen.injected[0].contains("/store/"), "{:?}", seen.injected);
+    }
 
     #[test]
     fn a_log_says_how_often_the_busiest_thread_made_each_call_and_what_became_of_it() {
