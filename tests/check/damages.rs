@@ -25,10 +25,20 @@ fn rot(path: &Path, at: u64) -> Result<()> {
 
 #[test]
 fn every_damage_is_named_with_its_node_and_kind_and_nothing_else_is() {
-    let options = DamageOptions { exe: highwater(), seed: 20_261_123, rounds: 3, each: 26 };
+    let options =
+        DamageOptions { exe: highwater(), seed: 20_261_123, rounds: 3, each: 26, flips: 0 };
     let report = damage::run(&options).expect("the rounds came to their end");
     assert!(report.held(), "{report:#?}");
     assert_eq!(report.damages.len(), 11, "a kind of damage was never inflicted: {report:#?}");
+}
+
+#[test]
+fn a_bit_that_flips_in_a_store_changes_no_file_and_fools_no_check() {
+    let options =
+        DamageOptions { exe: highwater(), seed: 20_261_124, rounds: 0, each: 0, flips: 8 };
+    let report = damage::run(&options).expect("the rounds came to their end");
+    assert!(report.held(), "{report:#?}");
+    assert_eq!(report.store_flips.values().sum::<u64>(), 8, "{report:#?}");
 }
 
 /// A byte that changes in a running node, with size and time preserved, used to be taken for an edit

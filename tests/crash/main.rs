@@ -6,18 +6,25 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use highwater_lab::crash::disk::{FileSystem, Journal};
 use highwater_lab::crash::errno::Errors;
 use highwater_lab::crash::kill::Kills;
 use highwater_lab::crash::ledger::Keeping;
-use highwater_lab::crash::pair::Pair;
+use highwater_lab::crash::pair::{PATIENCE, Pair};
 use highwater_lab::crash::tally::Tally;
 use highwater_lab::crash::trace::{Fault, Injection, Tracer, When};
 use highwater_lab::crash::{self, Common, Role, disk, trace};
 use highwater_lab::dice::Dice;
+use highwater_lab::status::Status;
 use highwater_tests::{Slot, highwater};
+
+/// How often it is looked whether a node has died.
+const WATCH_INTERVAL: Duration = Duration::from_millis(5);
 
 fn common() -> Common {
     Common { exe: highwater(), seed: 1, lanes: 1, keep: false }
@@ -108,6 +115,61 @@ fn a_node_that_is_killed_between_the_last_byte_and_its_name_fetches_nothing_agai
         ensure!(received == 0, "{received} bytes came again");
         Ok(())
     });
+}
+
+/// A folder was put back from a backup. The node noticed it, and was killed before it had read it
+/// all; started again, it took what was absent for its user's deletes.
+#[test]
+fn a_node_that_is_killed_while_it_reads_a_folder_that_was_put_back_deletes_nothing() {
+    unless(trace::missing(), || {
+        let mut pair = Pair::start(&highwater(), None)?;
+        let (folder, backup) = (pair.victim_folder(), pair.dir().join("backup"));
+        for number in 0..40 {
+            let dir = folder.join(format!("dir-{number}"));
+            fs::create_dir(&dir)?;
+            fs::write(dir.join("old"), format!("as it was {number}"))?;
+        }
+        agreed(&pair, "the peer has the old files")?;
+        pair.victim().stop()?;
+        copy(&folder, &backup)?;
+        pair.victim().start()?;
+        let late = [folder.join("dir-7/late"), pair.peer_folder().join("dir-7/late")];
+        fs::write(&late[0], "made since")?;
+        pair.wait_peer("the peer has what was made since", |_| late[1].exists())?;
+        agreed(&pair, "all is in sync")?;
+        pair.victim().stop()?;
+        fs::remove_dir_all(&folder)?;
+        copy(&backup, &folder)?;
+        let log = pair.dir().join("strace.log");
+        let when = When::Call(20);
+        let injection = Injection { call: "getdents64", fault: Fault::Kill, when };
+        // It may die before or after it has said that it serves.
+        let _ = pair.start_traced(&log, Some(injection));
+        let began = Instant::now();
+        while !pair.victim().has_died()? {
+            ensure!(began.elapsed() < PATIENCE, "it was not killed");
+            thread::sleep(WATCH_INTERVAL);
+        }
+        pair.victim().kill()?;
+        pair.victim().start()?;
+        agreed(&pair, "all is in sync again")?;
+        ensure!(late.iter().all(|path| path.exists()), "what the backup lacked was deleted");
+        Ok(())
+    });
+}
+
+/// Waits until both are in sync and their folders are equal.
+fn agreed(pair: &Pair, what: &str) -> Result<()> {
+    pair.wait_in_sync()?;
+    let equal = |status: &Status| status.in_sync() && pair.agree().unwrap_or(false);
+    pair.wait_peer(what, equal).map(drop)
+}
+
+/// Copies a directory with all that a backup keeps.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().context("running cp")?;
+    ensure!(status.success(), "cp -a {} {}", from.display(), to.display());
+    Ok(())
 }
 
 #[test]

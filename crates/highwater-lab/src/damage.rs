@@ -1,11 +1,13 @@
 //! Damaging one node of three, by the thousand, to see whether the consistency checker is fooled.
 //!
 //! A round stops one node, damages files and records of it in ways that nothing but reading
-//! everything again can notice (`damage/wounds.rs`), starts it, and asks any node for a deep check.
+//! everything again can notice (`damage/wounds.rs`), or flips a bit in its store
+//! (`damage/flips.rs`), starts it, and asks any node for a deep check.
 //! The check must name every damaged key with its kind and its node, and nothing else. Then it is
 //! asked to repair, and the folders are compared with what they held before by the
 //! [`crate::oracle`], which shares no code with the checker.
 
+mod flips;
 mod wounds;
 
 use std::collections::BTreeMap;
@@ -37,10 +39,12 @@ pub struct DamageOptions {
     pub exe: PathBuf,
     /// What everything is drawn from.
     pub seed: u64,
-    /// How often a node is damaged.
+    /// How often files and records of a node are damaged.
     pub rounds: u64,
     /// How many damages each time.
     pub each: usize,
+    /// How many bits are flipped in a node's store, one at a time, before all that.
+    pub flips: u64,
 }
 
 /// How a run went.
@@ -50,6 +54,8 @@ pub struct DamageReport {
     pub rounds: u64,
     /// Damages, by kind.
     pub damages: BTreeMap<String, u64>,
+    /// Bits that flipped in a store, by what became of them.
+    pub store_flips: BTreeMap<String, u64>,
     /// Damages that were not reported, or wrongly.
     pub missed: Vec<String>,
     /// Reports of what was not damaged.
@@ -64,7 +70,7 @@ impl DamageReport {
         self.missed.is_empty() && self.false_reports.is_empty() && self.ill_repaired.is_empty()
     }
 
-    /// All damages.
+    /// All damages to files and records.
     pub fn total(&self) -> u64 {
         self.damages.values().sum()
     }
@@ -85,8 +91,12 @@ pub fn run(options: &DamageOptions) -> Result<DamageReport> {
     tree::edit(&cluster.folder(0), FILES / 4, dice.roll())?;
     cluster.wait_agreed(PATIENCE)?;
     let mut report = DamageReport::default();
-    for round in 0..options.rounds {
-        let told = one_round(&mut cluster, &mut dice, options.each, &mut report);
+    for round in 0..options.flips + options.rounds {
+        let told = if round < options.flips {
+            flips::one_flip(&mut cluster, &mut dice, &mut report)
+        } else {
+            one_round(&mut cluster, &mut dice, options.each, &mut report)
+        };
         if let Err(error) = told {
             let place = cluster.keep();
             return Err(error.context(format!(
@@ -95,7 +105,6 @@ pub fn run(options: &DamageOptions) -> Result<DamageReport> {
                 place.display()
             )));
         }
-        report.rounds += 1;
         if !report.held() {
             let place = cluster.keep();
             eprintln!("round {round} of seed {}: kept in {}", options.seed, place.display());
@@ -150,6 +159,7 @@ fn one_round(
     cluster.wait_agreed(PATIENCE)?;
     let healed = oracle::read_tree(&cluster.folder(victim))?;
     compare(&before, &healed, &wounds, report);
+    report.rounds += 1;
     Ok(())
 }
 

@@ -99,6 +99,9 @@ enum Work {
         /// How many damages each time
         #[arg(long, default_value_t = 26)]
         each: usize,
+        /// How many bits are flipped in a node's store, one at a time, before all that
+        #[arg(long, default_value_t = 20)]
+        flips: u64,
     },
     /// What `highwater demo` does, with any build of the program
     Demo {
@@ -251,8 +254,8 @@ fn run(work: Work) -> Result<bool> {
             checkbench::run(&CheckBenchOptions { exe, entries, runs: runs.max(1) })?;
             Ok(true)
         }
-        Work::Damage { exe, seed, rounds, each } => {
-            let report = damage::run(&DamageOptions { exe, seed, rounds, each })?;
+        Work::Damage { exe, seed, rounds, each, flips } => {
+            let report = damage::run(&DamageOptions { exe, seed, rounds, each, flips })?;
             println!("{}", serde_json::to_string_pretty(&report)?);
             Ok(report.held())
         }

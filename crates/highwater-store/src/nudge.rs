@@ -3,39 +3,44 @@
 //!
 //! The database underneath needs it: see `sled.rs`.
 
+use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How long work may take before it is looked at whether it waits in vain. On a slow disk it takes
-/// longer now and then; a nudge costs it next to nothing.
-const NUDGE_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked whether somebody works. On a slow disk work takes longer now and then; a
+/// nudge costs it next to nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A thread that nudges as long as some work takes long.
-#[derive(Debug)]
 pub(crate) struct Nudger {
     watched: Arc<Watched>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Watched {
-    state: Mutex<State>,
-    changed: Condvar,
+    at_work: AtomicU32,
+    closing: Mutex<bool>,
+    closed: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    at_work: u32,
-    closing: bool,
+/// What is done to whoever is waited for. It may itself come to wait.
+type Nudge = Arc<dyn Fn() + Send + Sync>;
+
+impl fmt::Debug for Nudger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nudger").field("at_work", &self.watched.at_work).finish_non_exhaustive()
+    }
 }
 
 impl Nudger {
     /// Starts the thread.
-    pub(crate) fn start(nudge: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(nudge: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
         let watched = Arc::<Watched>::default();
-        let shared = Arc::clone(&watched);
+        let (shared, nudge): (_, Nudge) = (Arc::clone(&watched), Arc::new(nudge));
         let thread = thread::Builder::new().name("store-nudge".into());
         let thread = thread.spawn(move || shared.watch(&nudge))?;
         Ok(Self { watched, thread: Some(thread) })
@@ -43,16 +48,19 @@ impl Nudger {
 
     /// Does the work, and nudges if it takes long.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.watched.change(|state| state.at_work += 1);
-        let outcome = work();
-        self.watched.change(|state| state.at_work -= 1);
-        outcome
+        self.watch().during(work)
+    }
+
+    /// What does work in this nudger's name for as long as it is needed.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.watched))
     }
 }
 
 impl Drop for Nudger {
     fn drop(&mut self) {
-        self.watched.change(|state| state.closing = true);
+        *self.watched.closing.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.watched.closed.notify_all();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been printed where it happened.
             let _ = thread.join();
@@ -60,31 +68,35 @@ impl Drop for Nudger {
     }
 }
 
+/// Whoever works while a [`Nudger`] watches.
+pub(crate) struct Watch(Arc<Watched>);
+
+impl Watch {
+    /// Does the work, and has it nudged if it takes long.
+    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.0.at_work.fetch_add(1, Ordering::Relaxed);
+        let outcome = work();
+        self.0.at_work.fetch_sub(1, Ordering::Relaxed);
+        outcome
+    }
+}
+
 impl Watched {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-
-    fn watch(&self, nudge: &impl Fn()) {
-        let mut state = self.lock();
-        while !state.closing {
-            if state.at_work == 0 {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let goes_on = |state: &mut State| state.at_work > 0 && !state.closing;
-            let waited = self.changed.wait_timeout_while(state, NUDGE_AFTER, goes_on);
-            let (held, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-            state = held;
-            if waited.timed_out() {
-                drop(state);
-                nudge();
-                state = self.lock();
+    /// Nudges when somebody was at work at the last 2, 4, 8, ... looks: as a nudge that comes to
+    /// wait itself wakes nobody, each has a thread of its own, and there are few of them.
+    fn watch(&self, nudge: &Nudge) {
+        let mut looks = 0_u32;
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*closing {
+            let waited = self.closed.wait_timeout(closing, LOOK_EVERY);
+            closing = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let works = self.at_work.load(Ordering::Relaxed) > 0;
+            looks = if works { looks.saturating_add(1) } else { 0 };
+            if looks > 1 && looks.is_power_of_two() {
+                let nudge = Arc::clone(nudge);
+                let thread = thread::Builder::new().name("store-nudge-once".into());
+                // Where there is no thread to be had now, there may be at a later look.
+                let _ = thread.spawn(move || nudge());
             }
         }
     }
@@ -97,9 +109,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_that_waits_for_ever_is_nudged() {
-        let (nudge, nudged) = mpsc::channel();
-        let nudger = Nudger::start(move || nudge.send(()).unwrap_or(())).expect("a thread");
+    fn work_that_waits_for_ever_is_nudged_though_the_first_nudge_waits_too() {
+        let (nudge, nudged) = mpsc::sync_channel(0);
+        let times = AtomicU32::new(0);
+        let nudger = Nudger::start(move || {
+            if times.fetch_add(1, Ordering::Relaxed) == 0 {
+                loop {
+                    thread::park();
+                }
+            }
+            // Nobody waits any more after the first.
+            let _ = nudge.send(());
+        });
+        let nudger = nudger.expect("a thread");
         nudger.during(|| nudged.recv()).expect("a nudge");
     }
 

@@ -7,9 +7,10 @@
 //! - An interrupted snapshot leaves `snap.*.generating`, which the next open takes for the newest
 //!   snapshot and refuses. It is removed before opening.
 //! - Its background flusher logs errors and drops them. We flush ourselves and see them.
-//! - When one of its own threads fails to write, it notes the error and wakes nobody: a `flush()`
-//!   that waits for that write waits for ever. Whoever comes next finds the error and wakes all, so
-//!   while a flush takes long, [`nudge`](Nudger) comes by.
+//! - When one of its own threads fails to write, it notes the error and wakes nobody: whoever waits
+//!   for that write waits for ever, in `flush()` or in reading what was in it. Who flushes next finds
+//!   the error and wakes all, so while anything takes long, a [`Nudger`] comes by and flushes. No
+//!   other call would do: they take a lock that the one who waits may hold.
 //! - A leaf of more than 128 KiB goes to a separate file that is never synced. A leaf holds
 //!   16 values, so they should stay below 7 KiB; an entry with the longest key, the longest link
 //!   target and hundreds of actors can be larger, and that is not prevented.
@@ -25,8 +26,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::backend::{Backend, Changes, DatabaseError, Rows};
-use crate::nudge::Nudger;
+use crate::backend::{Backend, Changes, DatabaseError, Row, Rows};
+use crate::nudge::{Nudger, Watch};
 
 /// Page cache of the database in bytes. The rows that are hot are few; the file system caches too.
 const CACHE_BYTES: u64 = 2 << 20;
@@ -38,9 +39,6 @@ const LOCK_RETRIES: u32 = 20;
 /// How the error begins when the lock is held. Its kind is `Other`, whatever the system said.
 const LOCKED: &str = "could not acquire lock";
 const LOCK_RETRY_WAIT: Duration = Duration::from_millis(50);
-
-/// A row that comes and goes, to see whether a flush waits in vain. Nobody else has its key.
-const NUDGE_KEY: &[u8] = b"nudge";
 
 /// An ordered map of bytes whose commits are durable.
 #[derive(Debug)]
@@ -74,8 +72,8 @@ impl Database {
         File::open(dir)?.sync_all()?;
         let nudged = db.clone();
         let nudger = Nudger::start(move || {
-            // An error is the same one that the flush returns, once it is awake.
-            let _ = nudged.insert(NUDGE_KEY, &[]).and_then(|_| nudged.remove(NUDGE_KEY));
+            // An error is the same one that is returned to whoever is woken.
+            let _ = nudged.flush();
         })?;
         Ok(Self { db, file, nudger })
     }
@@ -83,7 +81,7 @@ impl Database {
 
 impl Backend for Database {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
-        Ok(self.db.get(key)?.map(|value| value.to_vec()))
+        Ok(self.nudger.during(|| self.db.get(key))?.map(|value| value.to_vec()))
     }
 
     fn scan(&self, from: Vec<u8>, end: Option<Vec<u8>>) -> Rows {
@@ -91,10 +89,7 @@ impl Backend for Database {
             Some(end) => self.db.range(from..end),
             None => self.db.range(from..),
         };
-        Box::new(rows.map(|row| {
-            let (key, value) = row?;
-            Ok((key.to_vec(), value.to_vec()))
-        }))
+        Box::new(Scan { rows, watch: self.nudger.watch() })
     }
 
     fn apply(&self, changes: Changes) -> Result<(), DatabaseError> {
@@ -105,13 +100,38 @@ impl Backend for Database {
                 None => batch.remove(key),
             }
         }
-        Ok(self.db.apply_batch(batch)?)
+        Ok(self.nudger.during(|| self.db.apply_batch(batch))?)
     }
 
     fn sync(&self) -> Result<(), DatabaseError> {
         self.nudger.during(|| self.db.flush())?;
         Ok(self.file.sync_data()?)
     }
+}
+
+/// Rows, each of which may have to be waited for.
+struct Scan {
+    rows: sled::Iter,
+    watch: Watch,
+}
+
+impl Iterator for Scan {
+    type Item = Result<Row, DatabaseError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.watch.during(|| self.rows.next()).map(owned)
+    }
+}
+
+impl DoubleEndedIterator for Scan {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.watch.during(|| self.rows.next_back()).map(owned)
+    }
+}
+
+fn owned(row: sled::Result<(sled::IVec, sled::IVec)>) -> Result<Row, DatabaseError> {
+    let (key, value) = row?;
+    Ok((key.to_vec(), value.to_vec()))
 }
 
 fn open_patiently(dir: &Path) -> Result<sled::Db, DatabaseError> {

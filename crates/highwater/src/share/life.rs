@@ -15,7 +15,6 @@ use super::actor::{Actor, Open};
 use super::local::{Gone, HINTS_MAX, note};
 use super::open::{Opened, open};
 use super::plan::Work;
-use super::replica::History;
 
 /// How often opening a share that cannot work is tried again.
 const REOPEN_EVERY: Duration = Duration::from_secs(2);
@@ -45,12 +44,9 @@ impl Actor {
     fn begin(&mut self) -> Result<(), String> {
         let (node, store) = (self.around.node, Arc::clone(&self.around.store));
         let opened = open(&self.config, node, &store, &mut *self.outside);
-        let mut opened = opened.map_err(|e| e.to_string())?;
-        if opened.replica.history != History::Continuous {
-            // What peers learned from the lost history they did not send back.
-            opened.replica.forget_peers().map_err(|e| e.to_string())?;
-        }
-        let open = self.assemble(opened).map_err(|e| format!("no thread: {e}"))?;
+        let open = self
+            .assemble(opened.map_err(|e| e.to_string())?)
+            .map_err(|e| format!("no thread: {e}"))?;
         self.open = Some(open);
         self.verified_at = self.outside.now();
         // The watcher first: what changes while the scan reads must not be missed.

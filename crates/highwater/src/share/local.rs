@@ -200,12 +200,12 @@ impl Actor {
             self.gone.keys = gone.into_iter().collect();
             self.scanned_at = Some(self.outside.now());
             self.believe_gone()?;
+            if let Some(open) = &mut self.open {
+                open.replica.history = History::Continuous;
+            }
             self.tell_copies_apart();
             if !self.ready {
                 self.ready = true;
-                if let Some(open) = &mut self.open {
-                    open.replica.history = History::Continuous;
-                }
                 self.offer_to_all()?;
             }
         } else if !gone.is_empty() {

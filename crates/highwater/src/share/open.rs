@@ -59,7 +59,13 @@ pub(crate) fn open(
         tracing::warn!(share = %config.name, ?history, "restored from an older copy: new epoch");
         row.epoch = outside.new_epoch();
     }
-    let row = raise_generation(&*folder, store, &config.name, row)?;
+    if history == History::Continuous {
+        row = raise_generation(&*folder, store, &config.name, row)?;
+    } else {
+        // The generations differ until all was read: a death before that must not make absence look
+        // like deletion.
+        put(store, &config.name, &row)?;
+    }
     let (store, name) = (Arc::clone(store), config.name.clone());
     let mut replica = Replica::open(store, node, name, row, history, outside.wall())?;
     if is_new {
@@ -69,6 +75,14 @@ pub(crate) fn open(
         replica.remember_past(before)?;
     }
     let problems = clear_leftovers(&*folder, &mut replica)?;
+    if history != History::Continuous {
+        // What peers learned from the lost history they did not send back.
+        replica.forget_peers()?;
+    }
+    if history == History::StoreRestored {
+        replica.forget_wants()?;
+    }
+    replica.flush()?;
     Ok(Opened { folder, replica, problems })
 }
 

@@ -63,6 +63,9 @@ impl Wanted {
     }
 }
 
+/// Wants that are forgotten in one commit, after a restore.
+const FORGOTTEN_AT_ONCE: usize = 1000;
+
 /// How the files of a share, or the store's knowledge of them, were found at the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum History {
@@ -220,9 +223,13 @@ impl Replica {
         &self.catalogue
     }
 
-    /// Raises the generation here and in the folder.
+    /// Raises the generation here and in the folder, unless it shows that one of the two was
+    /// restored, and not all of that has been dealt with.
     pub(crate) fn raise_generation(&mut self, folder: &dyn Folder) -> Result<(), OpenError> {
         self.flush()?;
+        if self.history != History::Continuous {
+            return Ok(());
+        }
         let row = self.row.clone();
         self.row = raise_generation(folder, &self.store, &self.name, row)?;
         Ok(())
@@ -768,6 +775,25 @@ impl Replica {
             self.put_peer(&peer, PeerRow::default());
         }
         Ok(known)
+    }
+
+    /// Forgets what is wanted, in a store that is older than the folder: what is wanted may long
+    /// have come, been edited by its user, and be known to peers as that edit. Whatever still is to
+    /// come is heard of again, as every peer's log is read from its start. What is staged stays.
+    pub(crate) fn forget_wants(&mut self) -> Result<(), StoreError> {
+        self.flush()?;
+        let store = Arc::clone(&self.store);
+        for class in WantClass::ALL {
+            for want in store.wants(self.number(), class, None) {
+                self.unwant(class, &want?.entry);
+                if self.unwanted.len() >= FORGOTTEN_AT_ONCE {
+                    self.unwanted.clear();
+                    self.flush()?;
+                }
+            }
+        }
+        self.unwanted.clear();
+        self.flush()
     }
 
     /// The checkpoint that a peer holds who has taken in everything.
