@@ -35,6 +35,7 @@ pub(super) fn one_flip(
         after_a_start(cluster, victim, leader, &before)
     } else {
         after_a_refusal(cluster, victim, leader, &before).and_then(|name| {
+            cluster.nodes[victim].kill()?;
             // As its owner would: the store is put back.
             fs::remove_dir_all(&store)?;
             clone_home(&aside, &store)?;
