@@ -287,6 +287,25 @@ fn what_was_lost_without_being_deleted_is_wanted_back_as_it_was() {
     assert_eq!(a.live(), before);
 }
 
+/// A store from before a file had come still wanted its first state. The scan found the second in the
+/// folder, and took the two for rivals: a copy was made of what nobody had any more.
+#[test]
+fn what_an_older_store_wants_is_no_rival_of_what_has_come_since() {
+    let (mut a, mut b) = apart();
+    a.sees("notes.txt", "first", 20);
+    b.hears(&a);
+    assert_eq!(b.wants("notes.txt"), Some(file("first")));
+    a.sees("notes.txt", "second", 30);
+    let mut b = b.restarted(2, History::StoreRestored);
+    b.replica.forget_peers().expect("forgotten");
+    b.replica.forget_wants().expect("forgotten");
+    b.sees("notes.txt", "second", 40);
+    b.replica.history = History::Continuous;
+    meet(&mut a, &mut b);
+    assert_eq!(b.contents(), sorted(["first", "second"]), "beside plan.txt there is one file");
+    assert_eq!(a.contents(), b.contents());
+}
+
 /// A folder was put back and the only copy of its latest state with it. Both nodes wanted that state
 /// for ever, and it hid from each what the other still had.
 #[test]
