@@ -4,7 +4,8 @@
 //! - [`rows`] says what is stored, and how it is encoded.
 //! - [`commit`] gathers changes that become durable together or not at all.
 //! - [`store`] opens the database, reads rows, and commits; `sled.rs` is the only file that names
-//!   the database underneath, [`memory`] is the one that simulations put in its place.
+//!   the database underneath, [`memory`] is the one that simulations put in its place, and [`fuse`]
+//!   what lets it fail at any step.
 //!
 //! The store never holds the only copy of anything: it can be rebuilt from the share's files and
 //! from peers, under a new epoch.
@@ -12,6 +13,7 @@
 
 mod backend;
 pub mod commit;
+pub mod fuse;
 pub mod memory;
 mod nudge;
 pub mod rows;
@@ -19,6 +21,7 @@ mod sled;
 pub mod store;
 
 pub use commit::Commit;
+pub use fuse::{Fuse, FuseEnd};
 pub use memory::{DiskFault, MemoryDisk, MemoryImage};
 pub use rows::{
     DeepRow, EntryRow, FoundRow, LogRow, MarkerRow, PastRow, PeerRow, RetiredRow, ShareNumber,

@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Backend, Changes, DatabaseError, Row, Rows};
+use crate::fuse::Fuse;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -30,6 +31,8 @@ struct State {
     /// A sync has failed: what it was to write is a hole in the log, and nothing behind a hole is
     /// found again, however well later syncs go.
     holed: bool,
+    /// Counts its steps with those of whatever else is on the disk.
+    fuse: Fuse,
 }
 
 /// What the disk does instead of working.
@@ -44,6 +47,11 @@ pub enum DiskFault {
 }
 
 impl MemoryDisk {
+    /// An empty one, on a disk that fails with this fuse.
+    pub fn on(fuse: &Fuse) -> Self {
+        Self(Arc::new(Mutex::new(State { fuse: fuse.clone(), ..State::default() })))
+    }
+
     /// Loses what was not synced, but for the first `kept` of the batches applied since. How many
     /// batches were lost.
     pub fn crash(&self, kept: impl FnOnce(usize) -> usize) -> usize {
@@ -79,7 +87,8 @@ impl MemoryDisk {
     /// Puts an image back, as an administrator does with a backup.
     pub fn restore(&self, image: &MemoryImage) {
         let mut state = self.state();
-        *state = State { current: image.0.clone(), durable: image.0.clone(), ..State::default() };
+        let (current, durable, fuse) = (image.0.clone(), image.0.clone(), state.fuse.clone());
+        *state = State { current, durable, fuse, ..State::default() };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -106,6 +115,7 @@ impl Backend for MemoryDisk {
         if state.fault == Some(DiskFault::Full) {
             return Err(io::Error::from(io::ErrorKind::StorageFull).into());
         }
+        state.fuse.grow()?;
         write(&mut state.current, changes.clone());
         state.unsynced.push_back(changes);
         Ok(())
@@ -113,6 +123,7 @@ impl Backend for MemoryDisk {
 
     fn sync(&self) -> Result<(), DatabaseError> {
         let mut state = self.state();
+        state.fuse.step()?;
         if matches!(state.fault, Some(DiskFault::SyncOnce | DiskFault::Sync)) {
             state.fault = state.fault.filter(|fault| *fault == DiskFault::Sync);
             state.holed = true;

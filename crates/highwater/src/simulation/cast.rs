@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_core::{ContentHash, Seq};
-use highwater_store::{DiskFault, Store};
+use highwater_store::{DiskFault, FuseEnd, MemoryDisk, Store};
 
 use super::disk::{Disk, Thing, parent};
 use super::node::share;
@@ -25,10 +25,16 @@ impl World {
             Action::Vanish(node) => self.nodes[node].folder.disk().vanished = true,
             Action::Return(node) => self.nodes[node].folder.disk().vanished = false,
             Action::Full(node) => self.nodes[node].folder.disk().full = true,
-            Action::Room(node) => self.nodes[node].folder.disk().full = false,
+            Action::Room(node) => {
+                self.nodes[node].folder.disk().full = false;
+                self.nodes[node].folder.fuse.replace();
+            }
             Action::FailFolderSync(node) => self.nodes[node].folder.disk().sync_fails = true,
             Action::FailStoreSync(node) => {
                 self.nodes[node].memory.set_fault(Some(DiskFault::SyncOnce));
+            }
+            Action::FailWithin(node, steps, end) => {
+                self.nodes[node].folder.fuse.light(steps, end);
             }
             Action::Clock(node, millis) => self.nodes[node].clock.set_wrong_by(millis),
             Action::Backup(node) => {
@@ -55,6 +61,7 @@ impl World {
             | Action::Room(node)
             | Action::FailFolderSync(node)
             | Action::FailStoreSync(node)
+            | Action::FailWithin(node, ..)
             | Action::Clock(node, _)
             | Action::Backup(node)
             | Action::Restore(node, _)
@@ -135,6 +142,18 @@ impl World {
         self.judge.look_at_disk(time, node, &mut self.nodes[node].folder.disk());
         for broken in self.broken_promises(node, &promises, &placed) {
             self.judge.broken(time, &broken);
+        }
+    }
+
+    /// Takes the machines down whose disks died at some step of what just happened.
+    pub(super) fn fell_dead(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].folder.fuse.end() == Some(FuseEnd::Dead) {
+                self.nodes[node].folder.fuse.replace();
+                self.judge.count("power cuts between two steps", 1);
+                self.note(node, "loses power", &"between two steps");
+                self.cut_power(node);
+            }
         }
     }
 
@@ -248,7 +267,7 @@ impl World {
 
     fn lose_store(&mut self, node: usize) {
         if self.nodes[node].life.is_none() {
-            self.nodes[node].memory = Default::default();
+            self.nodes[node].memory = MemoryDisk::on(&self.nodes[node].folder.fuse);
             self.judge.history_broken = true;
             self.judge.count("stores lost", 1);
         }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::chance::Chance;
 use super::clock::PlayedClock;
-use super::folder::{PlayedFolder, path};
+use super::folder::{PlayedFolder, marker_not_written, path};
 use crate::fetch::source::{Line, Source};
 use crate::fetch::{Fetched, Job};
 use crate::share::catalogue::Catalogue;
@@ -95,6 +95,7 @@ impl Outside for Played {
 
     fn create_folder(&mut self, marker: &Marker) -> Result<Arc<dyn Folder>, RootError> {
         self.found()?;
+        self.folder.fuse.grow().map_err(marker_not_written)?;
         let mut disk = self.folder.disk();
         let mut marker = marker.clone();
         let before = disk.marker.as_ref().map_or(0, |found| found.generation);

@@ -11,6 +11,8 @@ use highwater_folder::{
     Slot, StageError, StatPrint,
 };
 
+use highwater_store::Fuse;
+
 use super::clock::PlayedClock;
 use super::disk::{Disk, STAGE, Thing, parent};
 use crate::share::outside::Folder;
@@ -20,6 +22,7 @@ use crate::share::outside::Folder;
 pub(super) struct PlayedFolder {
     pub(super) disk: Arc<Mutex<Disk>>,
     pub(super) clock: PlayedClock,
+    pub(super) fuse: Fuse,
 }
 
 impl PlayedFolder {
@@ -29,6 +32,11 @@ impl PlayedFolder {
 
     fn wall(&self) -> u64 {
         self.clock.wall().0
+    }
+
+    /// Whether the disk takes more.
+    pub(super) fn has_room(&self) -> bool {
+        !self.disk().full && self.fuse.grow().is_ok()
     }
 }
 
@@ -41,8 +49,24 @@ fn staged(slot: &Slot) -> String {
     format!("{STAGE}/{slot}")
 }
 
-fn failed_sync(what: &str) -> SettleError {
-    SettleError::SyncFailed { what: what.to_owned(), source: io::Error::other("injected") }
+fn failed_sync(what: &str, source: io::Error) -> SettleError {
+    SettleError::SyncFailed { what: what.to_owned(), source }
+}
+
+fn injected() -> io::Error {
+    io::Error::other("injected")
+}
+
+pub(super) fn marker_not_written(source: io::Error) -> RootError {
+    RootError::Unreadable { attempt: "write the marker", path: path(), source }
+}
+
+fn not_placed(key: &Key, source: io::Error) -> PlaceError {
+    let key = key.clone();
+    match source.kind() {
+        io::ErrorKind::StorageFull => PlaceError::NoRoom { key, source },
+        _ => PlaceError::Io { key, source },
+    }
 }
 
 impl Folder for PlayedFolder {
@@ -56,6 +80,7 @@ impl Folder for PlayedFolder {
     }
 
     fn set_marker(&self, marker: &Marker) -> Result<(), RootError> {
+        self.fuse.grow().map_err(marker_not_written)?;
         let mut disk = self.disk();
         disk.marker = Some(marker.clone());
         disk.markers_made += 1;
@@ -79,7 +104,7 @@ impl Folder for PlayedFolder {
         keep: &dyn Fn(&Slot) -> bool,
     ) -> Vec<Problem> {
         let mut disk = self.disk();
-        for name in disk.staged() {
+        for name in disk.staged().into_iter().take_while(|_| self.fuse.step().is_ok()) {
             let kept = name.strip_prefix("part-").and_then(hash_of).map(Slot::partial);
             if !kept.is_some_and(|slot| keep(&slot)) {
                 disk.remove(&format!("{STAGE}/{name}"));
@@ -98,6 +123,9 @@ impl Folder for PlayedFolder {
 
     fn dress(&self, slot: &Slot, mode: Mode, mtime: Mtime) -> Result<(), StageError> {
         let (path, wall) = (staged(slot), self.wall());
+        let attempt = "dress";
+        let refused = |source| StageError::Io { attempt, slot: slot.clone(), source };
+        self.fuse.step().map_err(refused)?;
         let mut disk = self.disk();
         if disk.get(&path).is_none() {
             return Err(StageError::Missing(slot.clone()));
@@ -108,13 +136,21 @@ impl Folder for PlayedFolder {
     }
 
     fn discard(&self, slot: &Slot) -> Result<(), StageError> {
+        let attempt = "remove";
+        let refused = |source| StageError::Io { attempt, slot: slot.clone(), source };
+        self.fuse.step().map_err(refused)?;
         self.disk().remove(&staged(slot));
         Ok(())
     }
 
     fn place(&self, placement: &Placement) -> Placed {
         let wall = self.wall();
-        place(&mut self.disk(), placement, wall)
+        let needs_room = placement.kind.is_live() && matches!(placement.expect, Expect::Absent);
+        let step = if needs_room { self.fuse.grow() } else { self.fuse.step() };
+        match step {
+            Ok(()) => place(&mut self.disk(), placement, wall),
+            Err(source) => Placed::Failed(not_placed(&placement.key, source)),
+        }
     }
 
     /// Bit rot is not played.
@@ -133,6 +169,7 @@ impl Folder for PlayedFolder {
         print: &StatPrint,
     ) -> io::Result<Option<StatPrint>> {
         let wall = self.wall();
+        self.fuse.grow()?;
         let mut disk = self.disk();
         let thing = match disk.get(key.as_str()) {
             Some((thing, found)) if found == *print => thing.clone(),
@@ -150,9 +187,10 @@ impl Folder for PlayedFolder {
         if slots.is_empty() {
             return Ok(());
         }
+        self.fuse.step().map_err(|error| failed_sync("a staged file", error))?;
         if std::mem::take(&mut disk.sync_fails) {
             slots.iter().for_each(|slot| disk.fail_to_sync(&staged(slot)));
-            return Err(failed_sync("a staged file"));
+            return Err(failed_sync("a staged file", injected()));
         }
         slots.iter().for_each(|slot| disk.sync_file(&staged(slot)));
         disk.sync_dir(STAGE);
@@ -164,8 +202,9 @@ impl Folder for PlayedFolder {
         if keys.is_empty() {
             return Ok(());
         }
+        self.fuse.step().map_err(|error| failed_sync("a directory", error))?;
         if std::mem::take(&mut disk.sync_fails) {
-            return Err(failed_sync("a directory"));
+            return Err(failed_sync("a directory", injected()));
         }
         keys.iter().for_each(|key| disk.sync_dir(parent(key.as_str())));
         disk.sync_dir(STAGE);
@@ -173,6 +212,7 @@ impl Folder for PlayedFolder {
     }
 
     fn settle_metadata(&self, keys: &[Key]) -> Result<(), SettleError> {
+        self.fuse.step().map_err(|error| failed_sync("metadata", error))?;
         let mut disk = self.disk();
         keys.iter().for_each(|key| disk.sync_file(key.as_str()));
         Ok(())

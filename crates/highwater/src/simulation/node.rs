@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use highwater_core::fingerprint::Fingerprint;
 use highwater_core::{ContentHash, Key, NodeId, ShareName};
-use highwater_store::{EntryRow, MemoryDisk, MemoryImage, Store, StoreError};
+use highwater_store::{EntryRow, Fuse, MemoryDisk, MemoryImage, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
 use super::chance::Chance;
@@ -65,12 +65,14 @@ impl Node {
             _ => None,
         });
         let clock = clock.of_another_node();
-        let folder = PlayedFolder { disk: Arc::default(), clock: clock.clone() };
+        let fuse = Fuse::default();
+        let folder =
+            PlayedFolder { disk: Arc::default(), clock: clock.clone(), fuse: fuse.clone() };
         Self {
             id: node_id(number),
             clock,
             folder,
-            memory: MemoryDisk::default(),
+            memory: MemoryDisk::on(&fuse),
             life: None,
             lives: 0,
             backup: None,
@@ -83,6 +85,7 @@ impl Node {
     /// Starts the node on its disks.
     pub(super) fn start(&mut self) -> Result<(), highwater_store::OpenError> {
         self.memory.reopen();
+        self.folder.fuse.replace();
         let store = Arc::new(Store::open_in_memory(&self.memory)?);
         let played = Played {
             clock: self.clock.clone(),

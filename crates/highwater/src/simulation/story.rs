@@ -5,6 +5,7 @@
 //! some bugs only show where others do not get in the way.
 
 use highwater_core::Mode;
+use highwater_store::FuseEnd;
 
 use super::chance::Chance;
 
@@ -63,6 +64,8 @@ pub(super) enum Action {
     Room(usize),
     FailFolderSync(usize),
     FailStoreSync(usize),
+    /// The disk dies, or is full, after so many steps of the node on it.
+    FailWithin(usize, u32, FuseEnd),
     /// The wall clock goes wrong by so many milliseconds.
     Clock(usize, i64),
     /// A copy of the node's disks is made.
@@ -101,6 +104,11 @@ pub struct Story {
     pub(super) actions: Vec<(u64, Action)>,
 }
 
+/// From this seed on, so many stories in a hundred have disks that fail between two steps of a node.
+/// The stories before, some of which are kept because they found a bug, are what they always were.
+const WITHIN_FROM: u64 = 10_000_000;
+const WITHIN_PERCENT: u64 = 40;
+
 /// The kinds of faults that a story has.
 struct Kinds(u64);
 
@@ -118,6 +126,9 @@ impl Story {
         let mut actions = Vec::new();
         draw_deeds(&mut chance.split(), &habits, &mut actions);
         draw_faults(&mut chance.split(), &habits, &mut actions);
+        if seed >= WITHIN_FROM && chance.percent(WITHIN_PERCENT) {
+            draw_failures_within(&mut chance.split(), &habits, &mut actions);
+        }
         actions.sort_by_key(|(at, _)| *at);
         Story { seed, habits, actions }
     }
@@ -249,6 +260,23 @@ fn draw_faults(chance: &mut Chance, habits: &Habits, actions: &mut Vec<(u64, Act
                 actions.push((until, Action::Start(node)));
             }
         }
+    }
+}
+
+/// Disks that fail while their node is at work on them.
+fn draw_failures_within(chance: &mut Chance, habits: &Habits, actions: &mut Vec<(u64, Action)>) {
+    for _ in 0..chance.between(1, 16) {
+        let node = chance.index(habits.nodes);
+        let at = chance.below(TROUBLE);
+        let until = (at + chance.between(SECOND, 60 * SECOND)).min(TROUBLE);
+        let within = [8, 64][chance.index(2)];
+        let steps = chance.below(within) as u32;
+        let end = [FuseEnd::Dead, FuseEnd::Dead, FuseEnd::Full][chance.index(3)];
+        actions.push((at, Action::FailWithin(node, steps, end)));
+        // What a full disk stopped is started again, once it has room; what died has it, too.
+        actions.push((until, Action::Room(node)));
+        actions.push((until + 1, Action::Stop(node)));
+        actions.push((until + 2, Action::Start(node)));
     }
 }
 

@@ -146,6 +146,7 @@ impl World {
             self.clock.set(time);
             self.judge.events += 1;
             self.happen(happening);
+            self.fell_dead();
             if self.judge.events > EVENTS_MAX {
                 self.judge.broken(time, "L2: the nodes never rest");
             }
@@ -458,7 +459,7 @@ impl World {
             return Fetched::Failed { content, why: FetchError::SourceChanged(from.clone()) };
         }
         let wall = self.nodes[node].clock.wall().0;
-        let full = disk.full;
+        let full = disk.full || folder.fuse.grow().is_err();
         let Some(life) = &mut self.nodes[node].life else {
             return Fetched::Failed { content, why: FetchError::Unavailable };
         };
@@ -567,7 +568,7 @@ impl World {
             self.ask_for_all(node);
             return;
         }
-        if folder.disk().full {
+        if !folder.has_room() {
             life.wanted.remove(&content);
             let why = FetchError::NoRoom("full".into());
             self.tell(node, 1_000, Turn::Fetched(vec![Fetched::Failed { content, why }]));
@@ -593,6 +594,9 @@ impl World {
         let Some(life) = &mut self.nodes[node].life else { return };
         let Some(number) = life.played.with_crew(|crew| crew.number) else { return };
         let Some(wanted) = life.wanted.get_mut(&content) else { return };
+        if folder.fuse.step().is_err() {
+            return;
+        }
         {
             let mut disk = folder.disk();
             disk.sync_file(&format!("{}/{}", super::disk::STAGE, Slot::partial(content)));
