@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_core::choice::{Candidate, is_better_off, worth_asking};
@@ -19,7 +19,7 @@ use highwater_folder::Slot;
 use highwater_store::{Commit, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::source::{LinkId, Source};
 use super::transfer::Shown;

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::choice::Candidate;
 use highwater_core::window::Window;
@@ -10,6 +10,7 @@ use highwater_core::wire::{Ask, Content, Goodbye, RequestId};
 use highwater_core::{NodeId, ShareName, Time};
 use highwater_net::LinkHandle;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::lines::Meter;
 use crate::router::{Inbox, Router};
