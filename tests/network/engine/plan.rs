@@ -104,18 +104,19 @@ impl Plan {
         }
     }
 
-    /// Two nodes, one large content, a line that holds any amount, and a receiver that takes in slowly.
-    pub(crate) fn slow_receiver() -> Self {
+    /// Two nodes, one content of `size` bytes, a line that holds any amount, and a receiver that takes in
+    /// `rate` bytes a second.
+    pub(crate) fn slow_receiver(rate: u64, size: u64) -> Self {
         Self {
             nodes: 2,
             dials: vec![(0, 1)],
             latency_ms: (5, 5),
-            rate: 400_000,
+            rate,
             segments: 8_192,
             writes: Vec::new(),
             faults: Vec::new(),
             storm_ms: 0,
-            large: (0, 12_000_000),
+            large: (0, size),
             blows: Vec::new(),
         }
     }

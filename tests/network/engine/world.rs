@@ -139,13 +139,15 @@ impl<'a> World<'a> {
         let sent = |world: &Self| world.host(writer).sockets.flow.sent.load(SeqCst);
         let before = sent(&self);
         let large = self.write_large();
-        let most = Cell::new(0);
+        let (owed, most) = (self.owed(), Cell::new(0));
         let arrived = self.until(|world| {
             let acked = world.host(1 - writer).acked(&large, size);
             most.set((sent(world) - before).saturating_sub(acked).max(most.get()));
             world.is_settled()
         });
-        if !arrived {
+        if arrived {
+            self.demand_that_nothing_came_twice(&owed);
+        } else {
             self.tell_what_is_missing();
         }
         self.demand_an_end();
@@ -254,12 +256,13 @@ impl<'a> World<'a> {
     /// acknowledged, or later. `known`: how often something had been taken up before.
     fn demand_that_it_goes_on(&mut self, large: &str, node: u8, acked: u64, known: usize) {
         let size = self.plan.large.1;
+        let reached = self.host(node).acked(large, size);
         let on = self.until(|world| {
             let arrived = || world.truth.stands_in(&world.folder(node), large);
-            world.host(node).acked(large, size) > acked || arrived()
+            world.host(node).acked(large, size) > reached || arrived()
         });
         if !on {
-            self.violation(format!("the transfer to node {node} does not go on at {acked}"));
+            self.violation(format!("the transfer to node {node} does not go on at {reached}"));
         }
         let resumed = self.host(node).seen().resumed[known..].to_vec();
         for (_, offset) in resumed.iter().filter(|(key, _)| key == large) {
