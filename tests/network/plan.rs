@@ -70,7 +70,7 @@ impl Plan {
 }
 
 /// Each pair knows each other's address, or one knows the other's.
-fn draw_dials(dice: &mut Dice, nodes: u8) -> Vec<(u8, u8)> {
+pub(crate) fn draw_dials(dice: &mut Dice, nodes: u8) -> Vec<(u8, u8)> {
     let mut dials = Vec::new();
     for a in 0..nodes {
         for b in a + 1..nodes {
@@ -84,7 +84,7 @@ fn draw_dials(dice: &mut Dice, nodes: u8) -> Vec<(u8, u8)> {
     dials
 }
 
-fn draw_fault(dice: &mut Dice, kind: u64, nodes: u8, left_ms: u64) -> Fault {
+pub(crate) fn draw_fault(dice: &mut Dice, kind: u64, nodes: u8, left_ms: u64) -> Fault {
     let a = dice.below(u64::from(nodes)) as u8;
     let b = (a + 1 + dice.below(u64::from(nodes) - 1) as u8) % nodes;
     let longest = *dice.pick(&[300, 2_000, 8_000, 20_000]);

@@ -15,6 +15,7 @@ use crate::node::{Node, Orders, software};
 use crate::plan::{Fault, Plan};
 use crate::record::{EndId, Record, Stream};
 use crate::sockets::Simulated;
+use crate::weather::{self, Action, name, timetable};
 
 /// The step of the simulation: what is sent arrives that much later at least.
 const TICK_MS: u64 = 5;
@@ -68,13 +69,6 @@ pub(crate) struct World<'a> {
     down: Vec<bool>,
     record: Record,
     sockets: Simulated,
-}
-
-/// What the faults come to, step by step.
-#[derive(Clone, Copy, Debug)]
-enum Action {
-    Begin(Fault),
-    End(Fault),
 }
 
 impl<'a> World<'a> {
@@ -142,21 +136,7 @@ impl<'a> World<'a> {
     }
 
     fn break_things(&mut self) {
-        let mut actions: Vec<(u64, Action)> = Vec::new();
-        for &(at, fault) in &self.plan.faults {
-            if let Fault::Flap { a, b, every_ms, ms } = fault {
-                for begin in (at..at + ms).step_by(2 * every_ms as usize) {
-                    let broken = Fault::Partition { a, b, ms: every_ms };
-                    actions.push((begin, Action::Begin(broken)));
-                    actions.push((begin + every_ms, Action::End(broken)));
-                }
-            } else {
-                actions.push((at, Action::Begin(fault)));
-                actions.push((at + lasts(fault), Action::End(fault)));
-            }
-        }
-        actions.sort_by_key(|(at, _)| *at);
-        let mut actions = actions.into_iter().peekable();
+        let mut actions = timetable(&self.plan.faults).into_iter().peekable();
         while self.elapsed() < self.plan.healed_ms {
             let now = self.elapsed();
             while let Some((_, action)) = actions.next_if(|(at, _)| *at <= now) {
@@ -170,20 +150,6 @@ impl<'a> World<'a> {
         let at = self.elapsed();
         self.record.state().told.push((at, format!("{action:?}")));
         match action {
-            Action::Begin(Fault::Partition { a, b, .. }) => self.sim.partition(name(a), name(b)),
-            Action::End(Fault::Partition { a, b, .. }) => self.sim.repair(name(a), name(b)),
-            Action::Begin(Fault::OneWay { from, to, .. }) => {
-                self.sim.partition_oneway(name(from), name(to));
-            }
-            Action::End(Fault::OneWay { from, to, .. }) => {
-                self.sim.repair_oneway(name(from), name(to));
-            }
-            Action::Begin(Fault::Hold { a, b, .. }) => self.sim.hold(name(a), name(b)),
-            Action::End(Fault::Hold { a, b, .. }) => self.sim.release(name(a), name(b)),
-            Action::Begin(Fault::Slow { a, b, latency_ms, .. }) => {
-                self.sim.set_link_latency(name(a), name(b), Duration::from_millis(latency_ms));
-            }
-            Action::End(Fault::Slow { a, b, .. }) => self.usual_latency(a, b),
             Action::Begin(Fault::Crash { node, silent, .. }) => self.crash(node, silent),
             Action::End(Fault::Crash { node, .. }) => self.bounce(node),
             Action::Begin(Fault::Restart { node }) => {
@@ -195,8 +161,7 @@ impl<'a> World<'a> {
             Action::End(Fault::Stall { node, .. }) => {
                 self.order(node, |orders| orders.stalled = false);
             }
-            Action::End(Fault::Restart { .. }) | Action::Begin(Fault::Flap { .. }) => {}
-            Action::End(Fault::Flap { .. }) => {}
+            line => weather::act(&self.sim, line, self.plan.latency_ms),
         }
     }
 
@@ -225,17 +190,9 @@ impl<'a> World<'a> {
         self.nodes[usize::from(node)].orders.send_modify(change);
     }
 
-    fn usual_latency(&mut self, a: u8, b: u8) {
-        let (least, most) = self.plan.latency_ms;
-        self.sim.set_link_latency(name(a), name(b), Duration::from_millis(least));
-        self.sim.set_link_max_message_latency(name(a), name(b), Duration::from_millis(most));
-    }
-
     fn heal(&mut self) {
         for (a, b) in self.plan.pairs().collect::<Vec<_>>() {
-            self.sim.repair(name(a), name(b));
-            self.sim.release(name(a), name(b));
-            self.usual_latency(a, b);
+            weather::calm(&self.sim, (a, b), self.plan.latency_ms);
         }
         for node in 0..self.plan.nodes {
             self.bounce(node);
@@ -384,22 +341,5 @@ impl<'a> World<'a> {
     fn violation(&self, what: String) {
         let at = self.elapsed();
         self.record.state().violations.push(format!("{at} ms: {what}"));
-    }
-}
-
-fn name(node: u8) -> String {
-    format!("node{node}")
-}
-
-fn lasts(fault: Fault) -> u64 {
-    match fault {
-        Fault::Partition { ms, .. }
-        | Fault::OneWay { ms, .. }
-        | Fault::Hold { ms, .. }
-        | Fault::Flap { ms, .. }
-        | Fault::Slow { ms, .. }
-        | Fault::Crash { ms, .. }
-        | Fault::Stall { ms, .. } => ms,
-        Fault::Restart { .. } => 0,
     }
 }

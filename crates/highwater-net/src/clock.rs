@@ -1,21 +1,19 @@
 //! The one place of this crate that reads the clock. Decisions get a [`Time`] as an argument.
 
-use std::time::Instant;
-
 use highwater_core::Time;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 /// Monotonic time since the net was started, as the runtime reckons it: in a simulation it is the
 /// simulation's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    start: time::Instant,
+    start: Instant,
 }
 
 impl Clock {
     /// A clock that begins now.
     pub(crate) fn start() -> Self {
-        Self { start: time::Instant::now() }
+        Self { start: Instant::now() }
     }
 
     /// How late it is.
@@ -25,7 +23,7 @@ impl Clock {
 
     /// A time of this clock for others, who share no clock with it.
     pub(crate) fn instant(&self, time: Time) -> Instant {
-        self.start.into_std() + time.since(Time::default())
+        self.start + time.since(Time::default())
     }
 
     /// Waits until `deadline`; at once if it has passed.

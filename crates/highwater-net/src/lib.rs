@@ -41,7 +41,7 @@ pub use identity::{Identity, IdentityError};
 pub use kernel::Segments;
 pub use net::{Net, NetConfig, StartError};
 pub use seal::{open_card, open_order, verify_card, verify_order};
-pub use system::{Breaker, Connection, Listener, Sockets, Soon};
+pub use system::{Breaker, Connection, Listener, Sockets, Soon, System};
 pub use wire::{
     entry_bytes_max, read_content, read_control, wire_bytes, write_content, write_control,
 };

@@ -73,7 +73,7 @@ pub trait Breaker: Debug + Send + Sync {
 
 /// The system's TCP.
 #[derive(Debug)]
-pub(crate) struct System;
+pub struct System;
 
 impl Sockets for System {
     fn listen(&self, addr: SocketAddr) -> Soon<'_, Box<dyn Listener>> {

@@ -18,13 +18,14 @@ mod voice;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::NodeId;
 use highwater_core::membership::View;
 use highwater_core::wire::Control;
 use highwater_net::LinkHandle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::counters::Count;
 use crate::fetch::source::LinkId;

@@ -3,6 +3,9 @@
 //! It starts them, brings what comes from the net to the share it is about, starts and stops shares
 //! when the configuration changes, and answers what people ask. What becomes of entries and content
 //! is decided in the shares (`share.rs`); this only connects.
+//!
+//! Whatever waits or measures goes by the runtime's clock, the threads of shares too: on a machine
+//! that is the system's, and over a simulated network the simulation's.
 
 mod ask;
 mod checks;
@@ -14,14 +17,15 @@ mod net;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::alert::{Measured, Rule};
 use highwater_core::wire::{Hello, PROTOCOL};
 use highwater_core::{InstanceId, NodeId, ShareName};
-use highwater_net::{Net, NetConfig, NetEvent};
+use highwater_net::{Net, NetConfig, NetEvent, Sockets, System};
 use highwater_store::{Store, StoreError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::check::Checks;
 use crate::cluster::actor::{self, Actor};
@@ -115,6 +119,18 @@ impl Engine {
     /// # Errors
     /// What stands in the way. Nothing runs then.
     pub async fn start(home: Home, config: Config) -> Result<Engine, StartError> {
+        Self::start_over(Arc::new(System), home, config).await
+    }
+
+    /// As [`Engine::start`], with connections from elsewhere than the system's TCP.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub async fn start_over(
+        sockets: Arc<dyn Sockets>,
+        home: Home,
+        config: Config,
+    ) -> Result<Engine, StartError> {
         let identity = Identity::load(&home.identity_dir())?;
         let node = identity.node_id();
         let (dir, listed) = (home.store_dir(), config.clone());
@@ -129,7 +145,7 @@ impl Engine {
         let removed = removed.filter(|order| order.removed).map(|order| order.target).collect();
         let (cluster, task) = Cluster::new(removed);
         let net_config = NetConfig { listen: config.listen.sync, hello: hello(&config)? };
-        let (net, events) = Net::start(net_config, identity, Vec::new()).await?;
+        let (net, events) = Net::start_over(sockets, net_config, identity, Vec::new()).await?;
         let around = Surroundings {
             node,
             store: Arc::new(store),

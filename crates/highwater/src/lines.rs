@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::quality::{Minute, Quality, Summary, Way};
 use highwater_core::{NodeId, Time};
 use highwater_net::LinkHandle;
+use tokio::time::Instant;
 
 use crate::engine::Inner;
 use crate::fetch::source::LinkId;

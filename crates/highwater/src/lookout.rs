@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::alert::{Alerts, Measured, Notice, Rule};
 use highwater_core::lag::Lag;
 use highwater_core::{NodeId, ShareName, Time};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::config::AlertsConfig;
 use crate::home::Home;

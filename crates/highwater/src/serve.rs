@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_core::quality::Way;
@@ -21,6 +21,7 @@ use highwater_core::{ContentHash, Manifest, NodeId, SMALL_BYTES_MAX, ShareName};
 use highwater_folder::{ContentFile, StatPrint};
 use highwater_store::EntryRow;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::cluster::Answers;
 use crate::lines::Meter;

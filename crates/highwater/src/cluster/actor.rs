@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::member::{Card, Facts, Gossip, Load, Order};
 use highwater_core::membership::{Effect, Event, Membership, Message};
@@ -14,7 +14,7 @@ use highwater_core::{NodeId, ShareName, Time};
 use highwater_net::{LinkHandle, verify_card, verify_order};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::choose::Choosing;
 use super::memory::Memory;
@@ -134,7 +134,7 @@ impl Actor {
                     }
                     Some(told) => self.told(told),
                 },
-                () = sleep_until(due.into()) => {
+                () = sleep_until(due) => {
                     if self.engine.strong_count() == 0 {
                         return;
                     }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::NodeId;
 use highwater_core::overlay::{Peer, choose};
 use highwater_core::wire::Goodbye;
+use tokio::time::Instant;
 
 use super::actor::Actor;
 use crate::config::Config;

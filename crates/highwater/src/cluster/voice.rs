@@ -1,7 +1,9 @@
 //! How much is logged about members: every change of a peer, and of the others only so many lines. A
 //! member can make others up by the hundred, and each would be a line in everybody's log.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Lines about members that are no peers,
 const LINES_MAX: u32 = 8;

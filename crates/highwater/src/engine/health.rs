@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::health::{Footprint, Progress, Signs};
 use highwater_core::member::State;
 use highwater_core::{ShareName, Time};
+use tokio::time::Instant;
 
 use super::{Engine, Inner, blocking};
 use crate::report::event::Happening;

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::quality::Way;
 use highwater_core::wire::{Content, Control, Goodbye, Reply};
 use highwater_core::{NodeId, ShareName};
 use highwater_net::{DownReason, Link, LinkHandle, WarningKind};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Inner;
 use crate::check::talk::Talk;

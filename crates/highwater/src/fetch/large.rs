@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_core::choice::{Candidate, is_better_off, worth_asking};
@@ -19,7 +19,7 @@ use highwater_folder::Slot;
 use highwater_store::{Commit, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::source::{LinkId, Source};
 use super::transfer::Shown;
@@ -39,8 +39,9 @@ const WRITE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const RECORD_FROM: u64 = 2 * 1024 * 1024;
 /// Requests of one transfer under way, however small the runs are that it misses.
 const REQUESTS_MAX: usize = 64;
-/// A request that brings nothing for this long, on a link that is up, is given up, even if there is
-/// nobody else to ask.
+/// A source that brings nothing for this long, on a link that is up, is given up, even if there is
+/// nobody else to ask. One that brings something is not: on a slow line a request waits behind others,
+/// and if it were asked again its bytes would cross twice.
 const STALL: Duration = Duration::from_secs(10);
 /// When nobody has sent anything for this long, the transfer is interrupted, whether or not a link
 /// has ended: people see it waiting, and where it is taken up again.
@@ -484,7 +485,7 @@ impl Transfer<'_> {
         let stalled: Vec<RequestId> = self
             .asked
             .iter()
-            .filter(|(_, asked)| asked.heard.elapsed() > self.patience(asked, sources))
+            .filter(|(_, asked)| self.is_stalled(asked, sources))
             .map(|(&id, _)| id)
             .collect();
         for id in stalled {
@@ -493,13 +494,19 @@ impl Transfer<'_> {
         self.take_over_the_last(sources);
     }
 
-    /// How long an answer may bring nothing. Where somebody else can be asked nobody waits long.
-    fn patience(&self, asked: &Asked, sources: &[Arc<Source>]) -> Duration {
+    /// Whether an answer has brought nothing for too long. Where somebody else can be asked nobody waits
+    /// long.
+    fn is_stalled(&self, asked: &Asked, sources: &[Arc<Source>]) -> bool {
         let other = sources.iter().any(|source| {
             let able = !self.lacking.contains_key(&source.id) && !source.line.is_silent();
             source.id != asked.source.id && able
         });
-        if other { asked.source.candidate().patience().min(STALL) } else { STALL }
+        let waited = asked.heard.elapsed();
+        if other {
+            waited > asked.source.candidate().patience().min(STALL)
+        } else {
+            waited.min(asked.source.idle()) > STALL
+        }
     }
 
     /// When nothing is left to ask for, what a slow source still owes is asked of a fast one.

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::choice::Candidate;
 use highwater_core::window::Window;
@@ -10,6 +10,7 @@ use highwater_core::wire::{Ask, Content, Goodbye, RequestId};
 use highwater_core::{NodeId, ShareName, Time};
 use highwater_net::LinkHandle;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::lines::Meter;
 use crate::router::{Inbox, Router};
@@ -70,6 +71,8 @@ pub(crate) struct Source {
     pub(crate) line: Box<dyn Line>,
     window: Mutex<Window>,
     began: Instant,
+    /// When it last brought something that was asked of it.
+    brought: Mutex<Instant>,
 }
 
 impl Source {
@@ -80,7 +83,8 @@ impl Source {
         line: Box<dyn Line>,
     ) -> Arc<Self> {
         let (router, window) = (Router::default(), Mutex::default());
-        Arc::new(Self { id, peer, content, router, line, window, began: Instant::now() })
+        let began = Instant::now();
+        Arc::new(Self { id, peer, content, router, line, window, began, brought: began.into() })
     }
 
     /// How many more bytes may be asked of it now.
@@ -109,7 +113,13 @@ impl Source {
     }
 
     pub(crate) fn arrived(&self, bytes: u64) {
+        *self.brought() = Instant::now();
         self.window().arrived(Time::since_start(self.began.elapsed()), bytes);
+    }
+
+    /// For how long it has brought nothing, whoever asked. A request may wait longer: behind others.
+    pub(crate) fn idle(&self) -> Duration {
+        self.brought().elapsed()
     }
 
     pub(crate) fn given_up(&self, bytes: u64) {
@@ -133,6 +143,10 @@ impl Source {
             return None;
         }
         Some(id)
+    }
+
+    fn brought(&self) -> MutexGuard<'_, Instant> {
+        self.brought.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {

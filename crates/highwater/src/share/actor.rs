@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::wire::Offer;
 use highwater_core::{ContentHash, EntryKind, Key, NodeId, WallTime};
@@ -14,6 +14,7 @@ use highwater_folder::{Hint, IgnoreRules, Problem, ScanProgress, Scope, StatPrin
 use highwater_store::StoreError;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::heal::{Damaged, Healings};
 use super::local::Gone;
@@ -153,6 +154,8 @@ impl Actor {
 
     /// Works until the share is stopped.
     pub(crate) fn run(mut self, runtime: &Handle, mut inbox: mpsc::Receiver<Event>) {
+        // Its clock is the runtime's.
+        let _within = runtime.enter();
         loop {
             self.act();
             let deadline = self.deadline();
@@ -219,7 +222,7 @@ impl Actor {
     }
 
     async fn wait(&mut self, inbox: &mut mpsc::Receiver<Event>, deadline: Instant) -> Turn {
-        let time = tokio::time::sleep_until(deadline.into());
+        let time = tokio::time::sleep_until(deadline);
         let Some(open) = &mut self.open else {
             return tokio::select! {
                 event = inbox.recv() => event.map_or(Turn::End, Turn::Event),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::observe::MassDelete;
 use highwater_core::{ContentHash, Entry, EntryKind, Key};
@@ -12,6 +12,7 @@ use highwater_folder::{
 };
 use highwater_store::{StoreError, WantClass};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::actor::{Actor, Open};
 use super::replica::{History, Policy};

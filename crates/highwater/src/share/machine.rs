@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use highwater_core::{Epoch, WallTime};
 use highwater_folder::{
@@ -14,6 +14,7 @@ use highwater_folder::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::outside::{Folder, Hands, Outside};
 use super::replica::Replica;

@@ -9,7 +9,6 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
-use std::time::Instant;
 
 use highwater_core::{ContentHash, Epoch, Key, Mode, Mtime, WallTime};
 use highwater_folder::{
@@ -17,6 +16,7 @@ use highwater_folder::{
     SettleError, Slot, StageError, StatPrint, WatchError,
 };
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::replica::Replica;
 use super::scanner::{ReadJob, ScanEvent};

@@ -6,11 +6,12 @@
 //! the file that a rename took away is where its content is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::merge::is_conflict_key;
 use highwater_core::{ContentHash, Key};
 use highwater_store::{EntryRow, StoreError, WantClass};
+use tokio::time::Instant;
 
 use super::actor::{Actor, Open};
 use super::loss::Asked;

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::WallTime;
+use tokio::time::Instant;
 
 /// The wall clock at the beginning of every story, in milliseconds since 1970.
 const BEGINNING_MS: i64 = 1_800_000_000_000;

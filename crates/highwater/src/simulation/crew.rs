@@ -3,13 +3,14 @@
 use std::io;
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::wire::Goodbye;
 use highwater_core::{Epoch, WallTime};
 use highwater_folder::{Hint, IgnoreRules, Marker, MarkerIdentity, RootError, WatchError};
 use highwater_store::ShareNumber;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::chance::Chance;
 use super::clock::PlayedClock;
