@@ -419,9 +419,11 @@ impl Disk {
             inode.durable = Some(torn);
             return false;
         }
+        // A new mode on old bytes may be lost until it is synced; the file is whole without it.
+        let lost_bytes = torn.content() != inode.thing.content();
         inode.thing = torn.clone();
         inode.durable = Some(torn);
-        if inode.placed && !name.starts_with(".highwater") {
+        if inode.placed && lost_bytes && !name.starts_with(".highwater") {
             self.broken_rules
                 .push(format!("'{name}' was torn by the crash though the node placed it"));
         }
