@@ -30,7 +30,7 @@ fn with_slow_reader(story: impl FnOnce(&mut Cluster) -> Result<()>) {
 }
 
 /// Begins a deep check over HTTP; where its report is.
-fn begin(cluster: &Cluster, node: usize) -> Result<String> {
+pub(crate) fn begin(cluster: &Cluster, node: usize) -> Result<String> {
     let http = cluster.nodes[node].spec().http;
     let order = json!({"share": SHARE, "deep": true});
     let begun = http::post(http, "/api/v1/checks", &order)?;
@@ -44,7 +44,7 @@ fn report(cluster: &Cluster, node: usize, path: &str) -> Result<Value> {
 }
 
 /// Waits until the report of the check fits.
-fn until(
+pub(crate) fn until(
     cluster: &Cluster,
     node: usize,
     path: &str,
@@ -66,7 +66,7 @@ fn until(
     }
 }
 
-fn read_by(report: &Value, node: &str) -> u64 {
+pub(crate) fn read_by(report: &Value, node: &str) -> u64 {
     let rows = report["nodes"].as_array().cloned().unwrap_or_default();
     let row = rows.iter().find(|row| row["node_id"] == node);
     row.and_then(|row| row["bytes_hashed"].as_u64()).unwrap_or(0)

@@ -5,8 +5,11 @@
 
 mod broken_off;
 mod damages;
+mod far;
 mod held;
+mod names;
 mod quiet;
+mod scarce;
 
 use std::fs;
 use std::io::Write;

@@ -11,8 +11,11 @@ use highwater_core::check::{
 };
 use highwater_core::fingerprint::{Fingerprint, KeyRange};
 use highwater_core::log::Actor;
+use highwater_core::way::{Near, Onward};
 use highwater_core::wire::Control;
-use highwater_core::{ContentHash, Entry, EntryKind, Hlc, Key, Mode, Mtime, NodeTag, Seq, Version};
+use highwater_core::{
+    ContentHash, Entry, EntryKind, Hlc, Key, Mode, Mtime, NodeId, NodeTag, Seq, Version,
+};
 use highwater_lab::cluster::SHARE;
 use highwater_lab::hostile::{Peer, framed, proto};
 use highwater_net::write_control;
@@ -60,8 +63,12 @@ fn file(path: &str, content: &[u8]) -> Entry {
     }
 }
 
+fn told(looks: Vec<Look>, near: Vec<Near>) -> CheckAnswer {
+    CheckAnswer::Looked { all: Fingerprint::default(), damaged: false, looks, near }
+}
+
 fn looked(look: Look) -> CheckAnswer {
-    CheckAnswer::Looked { all: Fingerprint::default(), damaged: false, looks: vec![look] }
+    told(vec![look], Vec::new())
 }
 
 type Lie = fn(u64) -> CheckAnswer;
@@ -75,6 +82,7 @@ fn a_peer_that_answers_lies_and_nonsense_is_never_called_identical() {
             all: Fingerprint::default(),
             damaged: false,
             looks: vec![Look::Same; 5],
+            near: Vec::new(),
         }),
         ("parts that are the whole again and again", |_| {
             let cut: Key = "m".parse().expect("a key");
@@ -89,6 +97,7 @@ fn a_peer_that_answers_lies_and_nonsense_is_never_called_identical() {
                 all: Fingerprint::default(),
                 damaged: true,
                 looks: vec![Look::Items(Vec::new())],
+                near: Vec::new(),
             },
             4 => CheckAnswer::States(States {
                 caught_up: true,
@@ -177,3 +186,70 @@ fn a_flood_of_questions_is_answered_a_few_at_a_time() {
         })
     });
 }
+
+/// A peer makes up a crowd behind it and answers for all of it: the check costs a little more, ends, and
+/// does not call the crowd identical.
+#[test]
+fn a_crowd_that_a_peer_makes_up_leaves_a_check_incomplete() {
+    on_stage(|stage| {
+        stage.attack("a crowd", Effect::Nothing, |stage| {
+            let (peer, _) = stage.sharing([0x7a; 16], 0)?;
+            thread::spawn(move || {
+                answering(peer, |_| told(vec![Look::Items(Vec::new())], crowd()))
+            });
+            let output = stage.victim().try_run(&["check", SHARE, "--json"])?;
+            let report: Value = serde_json::from_slice(&output.stdout)?;
+            ensure!(output.status.code() != Some(0), "{report}");
+            ensure!(report["identical"] == Value::Bool(false), "{report}");
+            let rows = report["nodes"].as_array().context("no nodes")?;
+            let honest = rows.iter().find(|row| row["node_id"] == stage.cluster.nodes[1].id());
+            ensure!(honest.is_some_and(|row| row["reachable"] == true), "{report}");
+            Ok(())
+        })
+    });
+}
+
+/// Nodes that there are not, as far as a node can tell all linked with the one that tells of them.
+fn crowd() -> Vec<Near> {
+    (0..40).map(|n| Near { node: NodeId::from_bytes([n; 32]), linked: true }).collect()
+}
+
+/// Questions are passed on between neighbours that the share is listed for, once, and never back.
+#[test]
+fn a_question_is_passed_on_to_a_neighbour_and_to_nobody_else() {
+    on_stage(|stage| {
+        stage.attack("ways", Effect::Nothing, |stage| {
+            let (mut peer, _) = stage.sharing([0x7b; 16], 0)?;
+            let id = |text: &str| text.parse::<NodeId>().context("no id");
+            let (victim, honest) = (id(stage.victim().id())?, id(stage.cluster.nodes[1].id())?);
+            let (own, nobody) = (id(stage.mallory.id())?, NodeId::from_bytes([9; 32]));
+            let rows = [
+                ("to itself", vec![victim], Some(NO_WAY)),
+                ("back", vec![own], Some(NO_WAY)),
+                ("back in two steps", vec![honest, own], Some(NO_WAY)),
+                ("to a stranger", vec![nobody], Some(NOT_OPEN)),
+                ("to a stranger behind a neighbour", vec![honest, nobody], Some(NOT_OPEN)),
+                ("to a neighbour", vec![honest], None),
+            ];
+            for (number, (name, way, refusal)) in (1..).zip(rows) {
+                let claim = Claim { range: KeyRange::ALL, fingerprint: Fingerprint::default() };
+                let ask = Box::new(CheckAsk::Look(vec![claim]));
+                let ask = CheckAsk::Onward(Onward { way, ask });
+                say(
+                    &mut peer,
+                    Control::CheckAsk { id: AskId(number), share: SHARE.parse()?, ask },
+                )?;
+                let answer = peer.wait_for(21)?;
+                let fields = proto::read(&answer)?;
+                let refused = fields.iter().any(|(field, _)| *field == 7);
+                let reason = refused.then(|| proto::number(&fields, 7));
+                ensure!(reason == refusal, "{name}: refused for {reason:?}");
+            }
+            Ok(())
+        })
+    });
+}
+
+/// `CHECK_REFUSAL_NOT_OPEN` and `CHECK_REFUSAL_NO_WAY`.
+const NOT_OPEN: u64 = 1;
+const NO_WAY: u64 = 4;

@@ -129,7 +129,7 @@ fn show(report: &CheckReport, output: &mut Output) -> Result<(), Failure> {
         },
     ))?;
     output.line("")?;
-    let rows: Vec<_> = report.nodes.iter().map(node_row).collect();
+    let rows: Vec<_> = report.nodes.iter().map(|node| node_row(node, &report.nodes)).collect();
     let text = table(["NODE", "REACHED", "ENTRIES", "ROOT"], &rows);
     text.into_iter().try_for_each(|line| output.line(line))?;
     if report.differences.is_empty() {
@@ -182,10 +182,25 @@ fn conclusion(report: &CheckReport) -> String {
     }
 }
 
-fn node_row(node: &NodeReport) -> [String; 4] {
+/// Whether a node was reached, and how.
+fn reached(node: &NodeReport, nodes: &[NodeReport]) -> String {
+    let name = |id: &NodeId| {
+        let row = nodes.iter().find(|row| row.node_id == *id);
+        row.map_or_else(|| id.tag().to_string(), |row| escaped(&row.name))
+    };
+    match (node.reachable, node.through.as_slice()) {
+        (false, _) => "no".to_owned(),
+        (true, []) => "yes".to_owned(),
+        (true, through) => {
+            format!("through {}", through.iter().map(name).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+fn node_row(node: &NodeReport, nodes: &[NodeReport]) -> [String; 4] {
     [
         escaped(&node.name),
-        if node.reachable { "yes" } else { "no" }.to_owned(),
+        reached(node, nodes),
         node.entries.to_string(),
         node.root.clone().unwrap_or_else(|| "-".to_owned()),
     ]
@@ -214,9 +229,7 @@ fn show_difference(
         RepairState::None => output.line(format_args!("    {}", escaped(&difference.message))),
         RepairState::Planned => output.line("    would be mended"),
         RepairState::Done => output.line("    mended, and looked at again"),
-        RepairState::Failed => {
-            output.alarm("    could not be mended; `highwater status` may say why")
-        }
+        RepairState::Failed => output.alarm(format!("    {}", escaped(&difference.message))),
     }
 }
 

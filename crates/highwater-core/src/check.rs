@@ -11,6 +11,7 @@ use crate::fingerprint::{Fingerprint, KeyRange};
 use crate::id::{NodeId, hex};
 use crate::key::Key;
 use crate::log::Seq;
+use crate::way::{Near, Onward};
 
 /// Most ranges in one ask: a few rounds of a descent in one message.
 pub const CLAIMS_MAX: usize = 32;
@@ -86,6 +87,8 @@ pub enum CheckAsk {
     },
     /// "Mend this." 1 to [`STATES_MAX`] orders.
     Mend(Vec<Order>),
+    /// "Pass this on." Answered with what the last node on the way answers.
+    Onward(Onward),
 }
 
 /// What the asking node has in a range.
@@ -108,6 +111,9 @@ pub enum CheckAnswer {
         damaged: bool,
         /// One for each range, in order; fewer when they would not fit.
         looks: Vec<Look>,
+        /// With whom the node exchanges the share, if it was asked about everything; at most
+        /// [`NEAR_MAX`](crate::way::NEAR_MAX).
+        near: Vec<Near>,
     },
     /// To [`CheckAsk::States`].
     States(States),
@@ -130,6 +136,8 @@ pub enum CheckRefusal {
     NotNow,
     /// The store failed.
     Failed,
+    /// It was to be passed on, and the next node is not linked with.
+    NoWay,
 }
 
 /// What a node has in a range that it was asked about.

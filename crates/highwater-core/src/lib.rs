@@ -30,6 +30,7 @@ pub mod overlay;
 pub mod quality;
 pub mod verdict;
 pub mod version;
+pub mod way;
 pub mod window;
 pub mod wire;
 

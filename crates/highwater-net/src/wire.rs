@@ -11,6 +11,7 @@ mod incoming;
 mod members;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use highwater_core::content::{Chunk, ContentHash};

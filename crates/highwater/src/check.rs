@@ -2,10 +2,12 @@
 //! who is right?
 //!
 //! The node that is asked leads the check: it compares fingerprints of its entries with those of
-//! every peer (`compare.rs`), asks all nodes what they know of the keys that differ, judges them and
-//! mends what is proved (`lead.rs`). With `deep`, every node first reads every byte of its folder
-//! again and compares it with its own record (`deep.rs`), on a path of its own that shares nothing
-//! with the scanner's memory of files. Questions and answers travel over the links (`talk.rs`).
+//! every other (`compare.rs`), asks all nodes what they know of the keys that differ, judges them
+//! (`lead.rs`) and mends what is proved (`mend.rs`). With `deep`, every node first reads every byte
+//! of its folder again and compares it with its own record (`deep.rs`), on a path of its own that
+//! shares nothing with the scanner's memory of files. Questions and answers travel over the links
+//! (`talk.rs`); nodes that only others are linked with are found (`survey.rs`) and asked through
+//! those (`relay.rs`).
 //!
 //! Reports are kept as files in the home (`history.rs`). A check that was broken off by a restart is
 //! led anew under its number, and its deep passes go on where they were.
@@ -15,7 +17,10 @@ pub(crate) mod deep;
 mod history;
 mod lead;
 pub(crate) mod member;
+mod mend;
+mod relay;
 pub mod report;
+mod survey;
 pub(crate) mod talk;
 mod words;
 
@@ -33,6 +38,7 @@ use history::History;
 pub use lead::DIFFERENCES_MAX;
 pub(crate) use lead::Lead;
 use report::{CheckReport, CheckState, Origin, Outcome, Progress, Repair};
+pub(crate) use survey::Search;
 
 /// How often a report of a running check is written anew.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
@@ -42,7 +48,7 @@ const KEEP_EVERY: Duration = Duration::from_secs(5);
 pub struct CheckSpec {
     /// Which share.
     pub share: ShareName,
-    /// Against which peers; empty for all that the share is exchanged with.
+    /// Against which nodes; empty for all that have the share.
     pub peers: Vec<NodeId>,
     /// Whether to read every byte again first.
     pub deep: bool,
@@ -200,6 +206,8 @@ pub(crate) fn begun(id: CheckId, spec: &CheckSpec, started: String) -> CheckRepo
         id: id.to_string(),
         share: spec.share.clone(),
         deep: spec.deep,
+        from_disk: spec.from_disk,
+        chosen: spec.peers.clone(),
         repair: spec.repair,
         origin: spec.origin,
         state: CheckState::Running,

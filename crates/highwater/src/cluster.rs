@@ -17,7 +17,7 @@ pub(crate) mod memory;
 mod voice;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use highwater_core::NodeId;
@@ -107,6 +107,8 @@ pub(crate) struct Cluster {
     pub(crate) answers: Arc<Answers>,
     removed: Arc<Mutex<BTreeSet<NodeId>>>,
     wanted: Arc<Mutex<Option<BTreeSet<NodeId>>>>,
+    /// With whom links are kept for a while, whatever else is wanted, and how many need each.
+    held: Mutex<BTreeMap<NodeId, usize>>,
     pub(crate) http_port: Mutex<Option<u16>>,
 }
 
@@ -132,7 +134,8 @@ impl Cluster {
             removed: Arc::clone(&removed),
             answers: Arc::clone(&answers),
         };
-        (Self { told, answers, removed, wanted, http_port: Mutex::default() }, end)
+        let (held, http_port) = (Mutex::default(), Mutex::default());
+        (Self { told, answers, removed, wanted, held, http_port }, end)
     }
 
     /// Brings something to the task, waiting for room.
@@ -149,7 +152,33 @@ impl Cluster {
     /// Whether a link with this peer is to be made from here.
     pub(crate) fn wants(&self, node: &NodeId) -> bool {
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        wanted.as_ref().is_none_or(|wanted| wanted.contains(node))
+        wanted.as_ref().is_none_or(|wanted| wanted.contains(node)) || self.holds(node)
+    }
+
+    /// Whether somebody needs a link with this peer for a while.
+    pub(crate) fn holds(&self, node: &NodeId) -> bool {
+        self.held().contains_key(node)
+    }
+
+    /// Somebody needs links with these peers, until [`Cluster::release`].
+    pub(crate) fn hold(&self, nodes: &[NodeId]) {
+        let mut held = self.held();
+        nodes.iter().for_each(|node| *held.entry(*node).or_default() += 1);
+    }
+
+    /// Nobody needs them any more for what they were held for.
+    pub(crate) fn release(&self, nodes: &[NodeId]) {
+        let mut held = self.held();
+        for node in nodes {
+            if let Some(count) = held.get_mut(node) {
+                *count -= 1;
+            }
+        }
+        held.retain(|_, count| *count > 0);
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<NodeId, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cluster as it is now; `None` when the task has ended.

@@ -41,6 +41,7 @@ use crate::report::{self, rfc3339};
 use crate::serve::{Desk, Desks};
 use crate::share::machine::wall_now;
 use crate::share::{Command, Event, Share, Surroundings};
+pub(crate) use checks::Held;
 pub use checks::ShareRoot;
 use health::Watchdog;
 use links::{Links, Warnings};

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, FileTimes};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -16,6 +16,7 @@ use highwater_core::{
 };
 use highwater_folder::StatPrint;
 use highwater_store::{Commit, EntryRow, LogRow, ShareNumber, Store};
+use rustix::fs::AtFlags;
 
 use crate::dice::Dice;
 use crate::node::Node;
@@ -41,7 +42,7 @@ pub(super) struct Patient {
 /// A way to damage; `None` when it does not fit what was drawn.
 type Way = fn(&mut Patient, &mut Dice) -> Result<Option<Vec<Wound>>>;
 
-const WAYS: [Way; 11] = [
+const WAYS: [Way; 15] = [
     flipped_byte,
     hidden_byte,
     truncated,
@@ -53,6 +54,10 @@ const WAYS: [Way; 11] = [
     missing,
     extra,
     stale,
+    filled,
+    led_elsewhere,
+    other_mode_on_record,
+    other_time_on_record,
 ];
 
 /// Inflicts `count` wounds, of every kind in turn.
@@ -307,4 +312,46 @@ fn stale(patient: &mut Patient, dice: &mut Dice) -> Result<Option<Vec<Wound>>> {
     let print = Some(postcard::to_allocvec(&print)?);
     patient.put(&EntryRow { entry, print, ..row.clone() })?;
     Ok(Some(vec![wound("stale version", &row, "content")]))
+}
+
+fn filled(patient: &mut Patient, dice: &mut Dice) -> Result<Option<Vec<Wound>>> {
+    let is_empty_file =
+        |row: &EntryRow| row.entry.kind.content().is_some() && row.entry.kind.size() == 0;
+    let Some(row) = patient.draw(dice, is_empty_file) else { return Ok(None) };
+    let bytes = dice.bytes(300);
+    unnoticed(&patient.path(&row.entry.key), |file| Ok(file.write_all_at(&bytes, 0)?))?;
+    patient.forge(&row)?;
+    Ok(Some(vec![wound("an empty file that is not", &row, "corrupt")]))
+}
+
+fn led_elsewhere(patient: &mut Patient, dice: &mut Dice) -> Result<Option<Vec<Wound>>> {
+    let is_link = |row: &EntryRow| matches!(row.entry.kind, EntryKind::Symlink { .. });
+    let Some(row) = patient.draw(dice, is_link) else { return Ok(None) };
+    let path = patient.path(&row.entry.key);
+    let StatPrint { mtime, .. } = print_of(&path)?;
+    fs::remove_file(&path)?;
+    symlink(format!("nowhere-{:x}", dice.roll()), &path)?;
+    let time = rustix::fs::Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(rustix::fs::CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    patient.forge(&row)?;
+    Ok(Some(vec![wound("a link that leads elsewhere", &row, "corrupt")]))
+}
+
+fn other_mode_on_record(patient: &mut Patient, dice: &mut Dice) -> Result<Option<Vec<Wound>>> {
+    let Some(row) = patient.draw_file(dice) else { return Ok(None) };
+    let EntryKind::File { size, content, mode, mtime } = row.entry.kind else { return Ok(None) };
+    let mode = Mode::new(mode.bits() ^ 0o020);
+    let kind = EntryKind::File { size, content, mode, mtime };
+    patient.put(&EntryRow { entry: Entry { kind, ..row.entry.clone() }, ..row.clone() })?;
+    Ok(Some(vec![wound("another mode on record", &row, "metadata")]))
+}
+
+fn other_time_on_record(patient: &mut Patient, dice: &mut Dice) -> Result<Option<Vec<Wound>>> {
+    let Some(row) = patient.draw_file(dice) else { return Ok(None) };
+    let EntryKind::File { size, content, mode, mtime } = row.entry.kind else { return Ok(None) };
+    let mtime = Mtime { seconds: mtime.seconds - 100, ..mtime };
+    let kind = EntryKind::File { size, content, mode, mtime };
+    patient.put(&EntryRow { entry: Entry { kind, ..row.entry.clone() }, ..row.clone() })?;
+    Ok(Some(vec![wound("another time on record", &row, "metadata")]))
 }

@@ -13,7 +13,7 @@ use prost::Message;
 use super::incoming::{
     BadFrame, bad, ensure, entry, exactly, kind as kind_in, number, position, required,
 };
-use super::{copy, kind as kind_out, logged, put_record};
+use super::{copy, kind as kind_out, logged, put_record, way};
 use crate::proto;
 
 // --- outwards --------------------------------------------------------------------------------
@@ -32,6 +32,7 @@ impl From<CheckAsk> for proto::check_ask::Ask {
                 Self::Found(proto::FoundAsk { check, after })
             }
             CheckAsk::Mend(orders) => Self::Mend(records(orders.into_iter().map(order_out))),
+            CheckAsk::Onward(onward) => Self::Onward(Box::new(way::onward_out(onward))),
         }
     }
 }
@@ -39,10 +40,11 @@ impl From<CheckAsk> for proto::check_ask::Ask {
 impl From<CheckAnswer> for proto::check_answer::Answer {
     fn from(answer: CheckAnswer) -> Self {
         match answer {
-            CheckAnswer::Looked { all, damaged, looks } => Self::Looked(proto::Looked {
+            CheckAnswer::Looked { all, damaged, looks, near } => Self::Looked(proto::Looked {
                 all: copy(&all.to_bytes()),
                 damaged,
                 looks: records(looks.into_iter().map(look_out)),
+                near: way::near_out(&near),
             }),
             CheckAnswer::States(states) => Self::States(states_out(states)),
             CheckAnswer::Deep(DeepProgress { done, files, bytes, total, found }) => {
@@ -58,6 +60,7 @@ impl From<CheckAnswer> for proto::check_answer::Answer {
                     CheckRefusal::NotOpen => Wire::NotOpen.into(),
                     CheckRefusal::NotNow => Wire::NotNow.into(),
                     CheckRefusal::Failed => Wire::Failed.into(),
+                    CheckRefusal::NoWay => Wire::NoWay.into(),
                 })
             }
         }
@@ -192,6 +195,7 @@ pub(super) fn ask(ask: proto::check_ask::Ask) -> Result<CheckAsk, BadFrame> {
             after: bound("found.after", &found.after)?,
         },
         Wire::Mend(orders) => CheckAsk::Mend(list("check_ask.mend", orders, 1, STATES_MAX, order)?),
+        Wire::Onward(onward) => CheckAsk::Onward(way::onward(*onward)?),
     })
 }
 
@@ -204,6 +208,7 @@ pub(super) fn answer(answer: proto::check_answer::Answer) -> Result<CheckAnswer,
                 all,
                 damaged: looked.damaged,
                 looks: list("looked.looks", looked.looks, 1, CLAIMS_MAX, look)?,
+                near: way::near(&looked.near)?,
             }
         }
         Wire::States(states) => CheckAnswer::States(states_in(states)?),
@@ -387,6 +392,7 @@ fn refusal(reason: i32) -> Result<CheckRefusal, BadFrame> {
         Ok(Wire::NotOpen) => Ok(CheckRefusal::NotOpen),
         Ok(Wire::NotNow) => Ok(CheckRefusal::NotNow),
         Ok(Wire::Failed) => Ok(CheckRefusal::Failed),
+        Ok(Wire::NoWay) => Ok(CheckRefusal::NoWay),
         Ok(Wire::Unspecified) | Err(_) => {
             Err(bad("check_answer.refused", format!("has the unknown reason {reason}")))
         }

@@ -6,6 +6,7 @@ use highwater_core::check::{
 };
 use highwater_core::fingerprint::{Fingerprint, KeyRange, StateDigest};
 use highwater_core::log::Actor;
+use highwater_core::way::{NEAR_MAX, Near, Onward};
 use highwater_core::wire::Control;
 use highwater_core::{
     ContentHash, Entry, EntryKind, Hlc, Key, Mode, Mtime, NodeId, NodeTag, Seq, Version,
@@ -54,7 +55,13 @@ fn asks() -> Vec<CheckAsk> {
             Order::Record(entry("c")),
             Order::Rescan(key("d")),
         ]),
+        onward([1, 2], CheckAsk::States(vec![key("a")])),
     ]
+}
+
+fn onward<const N: usize>(way: [u8; N], ask: CheckAsk) -> CheckAsk {
+    let way = way.map(|n| NodeId::from_bytes([n; 32])).to_vec();
+    CheckAsk::Onward(Onward { way, ask: Box::new(ask) })
 }
 
 fn states() -> Vec<KeyState> {
@@ -94,15 +101,18 @@ fn answers() -> Vec<CheckAnswer> {
     let looks = vec![Look::Same, Look::Items(items), Look::Parts { cuts: vec![key("m")], parts }];
     let acked = vec![(NodeId::from_bytes([3; 32]), Seq(8))];
     let progress = DeepProgress { done: true, files: 1, bytes: 2, total: 3, found: 4 };
+    let near = [(4, true), (5, false)];
+    let near = near.map(|(n, linked)| Near { node: NodeId::from_bytes([n; 32]), linked }).to_vec();
     let mut answers = vec![
-        CheckAnswer::Looked { all: fingerprint(), damaged: true, looks },
+        CheckAnswer::Looked { all: fingerprint(), damaged: true, looks, near },
         CheckAnswer::States(States { caught_up: true, acked, states: states() }),
         CheckAnswer::Deep(progress),
         CheckAnswer::Found(vec![key("a"), key("b")]),
         CheckAnswer::Found(Vec::new()),
         CheckAnswer::Mended(vec![true, false]),
     ];
-    let refusals = [CheckRefusal::NotOpen, CheckRefusal::NotNow, CheckRefusal::Failed];
+    let refusals =
+        [CheckRefusal::NotOpen, CheckRefusal::NotNow, CheckRefusal::Failed, CheckRefusal::NoWay];
     answers.extend(refusals.map(CheckAnswer::Refused));
     answers
 }
@@ -124,6 +134,7 @@ fn a_question_that_breaks_a_rule_is_refused() {
     let share = || "docs".parse().expect("a share name");
     let void = Claim { range: range(Some("c"), Some("a")), fingerprint: fingerprint() };
     let claim = Claim { range: KeyRange::ALL, fingerprint: fingerprint() };
+    let states = || CheckAsk::States(vec![key("a")]);
     let rows = [
         (CheckAsk::Look(Vec::new()), "no range"),
         (CheckAsk::Look(vec![claim; 33]), "too many ranges"),
@@ -132,6 +143,11 @@ fn a_question_that_breaks_a_rule_is_refused() {
         (CheckAsk::States(vec![key("a"); 33]), "too many keys"),
         (CheckAsk::Mend(vec![Order::Refetch(key("a")); 33]), "too many orders"),
         (CheckAsk::Deep { check: CheckId([0; 16]), rate: u64::MAX, from_disk: false }, "a rate"),
+        (onward([], states()), "no way"),
+        (onward([1, 2, 3, 4, 5, 6, 7, 8, 9], states()), "a way that is too long"),
+        (onward([1, 2, 1], states()), "a way in a circle"),
+        (onward([1], onward([2], states())), "a way within a way"),
+        (onward([1], CheckAsk::States(Vec::new())), "what breaks a rule at its end"),
     ];
     for (ask, why) in rows {
         let message = Control::CheckAsk { id: AskId(1), share: share(), ask };
@@ -143,8 +159,10 @@ fn a_question_that_breaks_a_rule_is_refused() {
 fn an_answer_that_breaks_a_rule_is_refused() {
     let two = |a: &str, b: &str| vec![key(a), key(b)];
     let parts = |cuts, count| Look::Parts { cuts, parts: vec![Fingerprint::default(); count] };
-    let looked =
-        |look| CheckAnswer::Looked { all: fingerprint(), damaged: false, looks: vec![look] };
+    let told =
+        |looks, near| CheckAnswer::Looked { all: fingerprint(), damaged: false, looks, near };
+    let looked = |look| told(vec![look], Vec::new());
+    let crowd = vec![Near { node: NodeId::from_bytes([4; 32]), linked: true }; NEAR_MAX + 1];
     let span = |range| {
         let damage = Damage { cause: DamageCause::Rot, found: None, range: Some(range) };
         let state = KeyState { damage: Some(damage), ..KeyState::default() };
@@ -156,6 +174,7 @@ fn an_answer_that_breaks_a_rule_is_refused() {
         (looked(parts(Vec::new(), 1)), "no cut"),
         (looked(parts(two("a", "b"), 2)), "a part too few"),
         (CheckAnswer::Mended(Vec::new()), "no order"),
+        (told(vec![Look::Same], crowd), "too many neighbours"),
         (span((9, 3)), "a span that ends before it begins"),
     ];
     for (answer, why) in rows {

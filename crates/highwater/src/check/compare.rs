@@ -26,11 +26,13 @@ pub(crate) struct Differing {
     pub(crate) damaged: bool,
 }
 
-/// Compares this node's share with a peer's. At most `keys_max` keys are gathered, the rest counted.
+/// Compares this node's share with a peer's, of which `first` is the answer to the first question.
+/// At most `keys_max` keys are gathered, the rest counted.
 pub(crate) async fn compare(
     desk: &Desk,
     ours: Fingerprint,
     peer: &Member,
+    mut first: Option<CheckAnswer>,
     keys_max: usize,
 ) -> Result<Differing, Silence> {
     let mut found = Differing::default();
@@ -41,8 +43,11 @@ pub(crate) async fn compare(
             return Ok(found);
         }
         let whole = claims.iter().any(|claim| claim.range == KeyRange::ALL);
-        let CheckAnswer::Looked { all, damaged, looks } = peer.ask(CheckAsk::Look(claims)).await?
-        else {
+        let answer = match first.take() {
+            Some(answer) => answer,
+            None => peer.ask(CheckAsk::Look(claims)).await?,
+        };
+        let CheckAnswer::Looked { all, damaged, looks, .. } = answer else {
             return Err(Silence::Nonsense);
         };
         (found.theirs, found.damaged) = (all, damaged);

@@ -1,5 +1,5 @@
-//! Leading a check: this node asks itself and its peers, compares, waits for what is on its way,
-//! judges, mends, and looks again.
+//! Leading a check: this node finds the others, asks them and itself, compares, waits for what is on
+//! its way, judges, mends, and looks again.
 //!
 //! The decisions are the core's (`compare.rs`, `verdict.rs`); this asks, waits and reports. Nothing
 //! here is remembered but the report, so a check that was broken off begins anew with the same
@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_core::check::{CheckAnswer, CheckAsk, CheckId, Order, STATES_MAX};
+use highwater_core::check::{CheckAnswer, CheckId, STATES_MAX};
+use highwater_core::fingerprint::Fingerprint;
 use highwater_core::verdict::{Cause, Copy, Judgement, judge};
 use highwater_core::{Key, NodeId};
 use tokio::sync::watch;
@@ -18,8 +19,10 @@ use tokio::time::Instant;
 use super::compare::compare;
 use super::member::Member;
 use super::report::{CheckReport, CheckState, NodeReport, Repair, RepairState};
+use super::survey::{FoundNode, Search};
 use super::talk::Silence;
 use super::words::{self, Names};
+use crate::engine::Held;
 use crate::serve::Desk;
 
 /// Differences that a report lists; the rest is counted.
@@ -29,21 +32,23 @@ const SETTLE_WAIT: Duration = Duration::from_secs(20);
 /// How long it is waited for in all.
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(120);
 /// Between two looks at what differs; a difference is believed when two in a row say the same.
-const LOOK_PAUSES: [Duration; 4] = [
+pub(super) const LOOK_PAUSES: [Duration; 4] = [
     Duration::from_millis(50),
     Duration::from_millis(150),
     Duration::from_millis(300),
     Duration::from_millis(700),
 ];
-/// How long a repair may take while nothing of it gets done.
-const REPAIR_WAIT: Duration = Duration::from_secs(30);
 
 /// One check, as it is led.
 pub(crate) struct Lead {
     pub(crate) id: CheckId,
     pub(crate) desk: Desk,
-    /// This node first.
+    /// This node first; the others once they are found.
     pub(crate) members: Vec<Arc<Member>>,
+    /// How the others are found.
+    pub(crate) search: Search,
+    /// The links that are kept for it.
+    pub(crate) held: Held,
     pub(crate) deep: bool,
     /// Bytes a second that a node may read; 0 for no limit.
     pub(crate) rate: u64,
@@ -55,12 +60,14 @@ pub(crate) struct Lead {
     pub(crate) began: Instant,
 }
 
+/// What nodes answered when they were asked about everything.
+type Answers = BTreeMap<NodeId, CheckAnswer>;
 /// What was judged of each key that differs.
-type Judged = BTreeMap<Key, (Vec<Copy>, Judgement)>;
+pub(super) type Judged = BTreeMap<Key, (Vec<Copy>, Judgement)>;
 
 impl Lead {
     /// Leads the check to its end.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let failed = self.all_phases().await.err();
         self.tell(|report| {
             report.state = if failed.is_some() { CheckState::Failed } else { CheckState::Done };
@@ -70,18 +77,27 @@ impl Lead {
                 report.conclude();
             }
         });
+        drop(self.held);
     }
 
     /// Only this node's own silence ends a check.
-    async fn all_phases(&self) -> Result<(), Silence> {
+    async fn all_phases(&mut self) -> Result<(), Silence> {
+        self.phase("finding");
+        let (ours, damaged) = self.own().all().await?;
+        let mut met = self.find(ours).await;
         let mut suspects = BTreeSet::new();
         if self.deep {
             self.phase("reading");
             self.read_again().await?;
             self.gather_found(&mut suspects).await?;
+            met.clear();
         }
         self.phase("comparing");
-        self.compare_all(&mut suspects).await?;
+        if self.deep {
+            self.compare_all(&mut suspects).await?;
+        } else {
+            self.compare_with(ours, damaged, met, &mut suspects).await?;
+        }
         self.phase("settling");
         let judged = self.settle(suspects).await?;
         self.report_differences(&judged);
@@ -93,12 +109,28 @@ impl Lead {
         Ok(())
     }
 
-    fn own(&self) -> &Arc<Member> {
+    /// Finds the other nodes; what those said that answered.
+    async fn find(&mut self, ours: Fingerprint) -> Answers {
+        let mut met = Answers::new();
+        for FoundNode { member, answer } in self.search.run(ours).await {
+            let mut row = NodeReport::of(&member);
+            row.through = member.through().to_vec();
+            self.tell(|report| report.nodes.push(row));
+            self.members.push(Arc::clone(&member));
+            match answer {
+                Ok(answer) => drop(met.insert(member.node, answer)),
+                Err(silence) => self.lost(&member, silence),
+            }
+        }
+        met
+    }
+
+    pub(super) fn own(&self) -> &Arc<Member> {
         &self.members[0]
     }
 
     /// Changes the report, and tells it.
-    fn tell(&self, change: impl FnOnce(&mut CheckReport)) {
+    pub(super) fn tell(&self, change: impl FnOnce(&mut CheckReport)) {
         self.told.send_modify(|report| {
             report.seconds = self.began.elapsed().as_secs_f64();
             report.wire_bytes = self.members.iter().map(|member| member.wire_bytes()).sum();
@@ -122,14 +154,14 @@ impl Lead {
     }
 
     /// A peer was given up: the check goes on without it, and says so.
-    fn lost(&self, member: &Member, silence: Silence) {
+    pub(super) fn lost(&self, member: &Member, silence: Silence) {
         self.node_said(member.node, |row| {
             row.reachable = false;
             row.error = Some(silence.to_string());
         });
     }
 
-    fn reachable(&self) -> Vec<Arc<Member>> {
+    pub(super) fn reachable(&self) -> Vec<Arc<Member>> {
         let report = self.told.borrow();
         let is_reachable = |member: &&Arc<Member>| {
             report.nodes.iter().any(|row| row.node_id == member.node && row.reachable)
@@ -220,9 +252,21 @@ impl Lead {
         }
     }
 
-    /// Compares the entries of this node with those of every peer.
-    async fn compare_all(&self, suspects: &mut BTreeSet<Key>) -> Result<(), Silence> {
+    /// Compares the entries of this node with those of every other.
+    pub(super) async fn compare_all(&self, suspects: &mut BTreeSet<Key>) -> Result<(), Silence> {
         let (ours, damaged) = self.own().all().await?;
+        self.compare_with(ours, damaged, Answers::new(), suspects).await
+    }
+
+    /// Compares `ours` with what every other node has; `met` are the answers to the first question, of
+    /// those that were asked it already.
+    async fn compare_with(
+        &self,
+        ours: Fingerprint,
+        damaged: bool,
+        mut met: Answers,
+        suspects: &mut BTreeSet<Key>,
+    ) -> Result<(), Silence> {
         if damaged && !self.deep {
             self.gather(self.own(), None, suspects).await?;
         }
@@ -230,7 +274,8 @@ impl Lead {
             (row.root, row.entries) = (Some(ours.root()), ours.entries);
         });
         for peer in self.reachable().iter().skip(1) {
-            match compare(&self.desk, ours, peer, DIFFERENCES_MAX).await {
+            let first = met.remove(&peer.node);
+            match compare(&self.desk, ours, peer, first, DIFFERENCES_MAX).await {
                 Ok(found) => {
                     self.node_said(peer.node, |row| {
                         (row.root, row.entries) = (Some(found.theirs.root()), found.theirs.entries);
@@ -275,7 +320,7 @@ impl Lead {
     }
 
     /// What all reachable nodes say of these keys, judged; what is in order is left out.
-    async fn look(&self, keys: &BTreeSet<Key>) -> Result<Judged, Silence> {
+    pub(super) async fn look(&self, keys: &BTreeSet<Key>) -> Result<Judged, Silence> {
         let keys: Vec<Key> = keys.iter().cloned().collect();
         let mut judged = Judged::new();
         for some in keys.chunks(STATES_MAX) {
@@ -302,8 +347,12 @@ impl Lead {
         Ok(judged)
     }
 
+    pub(super) fn names(&self) -> Names {
+        self.members.iter().map(|member| (member.node, member.name.clone())).collect()
+    }
+
     fn report_differences(&self, judged: &Judged) {
-        let names: Names = self.members.iter().map(|m| (m.node, m.name.clone())).collect();
+        let names = self.names();
         self.tell(|report| {
             let share = report.share.clone();
             let planned = report.repair != Repair::No;
@@ -316,67 +365,6 @@ impl Lead {
             });
             report.differences = rows.collect();
         });
-    }
-
-    /// Sends what each node is to mend, and waits until it is mended.
-    async fn repair(&self, judged: Judged, repair: Repair) -> Result<(), Silence> {
-        let own = self.own().node;
-        let mut orders: BTreeMap<NodeId, Vec<Order>> = BTreeMap::new();
-        let mut open = BTreeSet::new();
-        for (key, (_, judgement)) in judged {
-            for (node, order) in judgement.remedy {
-                let rot = matches!(order, Order::Refetch(_)) && node == own;
-                if repair == Repair::Rot
-                    && (!rot || judgement.why != highwater_core::verdict::Why::Rotted)
-                {
-                    continue;
-                }
-                open.insert(key.clone());
-                orders.entry(node).or_default().push(order);
-            }
-        }
-        let wanted: BTreeSet<Key> = open.clone();
-        let members: BTreeMap<NodeId, Arc<Member>> =
-            self.reachable().into_iter().map(|member| (member.node, member)).collect();
-        for (node, orders) in orders {
-            let Some(member) = members.get(&node) else { continue };
-            for some in orders.chunks(STATES_MAX) {
-                match member.ask(CheckAsk::Mend(some.to_vec())).await {
-                    Ok(CheckAnswer::Mended(taken)) => {
-                        for (order, taken) in some.iter().zip(taken) {
-                            tracing::info!(key = %order.key(), %node, taken, "asked to mend");
-                        }
-                    }
-                    Ok(_) => self.lost(member, Silence::Nonsense),
-                    Err(silence) => self.lost(member, silence),
-                }
-            }
-        }
-        self.await_repair(&mut open).await?;
-        self.tell(|report| {
-            for row in report.differences.iter_mut().filter(|row| wanted.contains(&row.key)) {
-                let left = open.contains(&row.key);
-                row.repair = if left { RepairState::Failed } else { RepairState::Done };
-            }
-            let planned =
-                report.differences.iter_mut().filter(|r| r.repair == RepairState::Planned);
-            planned.for_each(|row| row.repair = RepairState::None);
-        });
-        self.compare_all(&mut BTreeSet::new()).await
-    }
-
-    async fn await_repair(&self, open: &mut BTreeSet<Key>) -> Result<(), Silence> {
-        let mut progress_at = Instant::now();
-        let mut pauses = LOOK_PAUSES.iter().copied();
-        while !open.is_empty() && progress_at.elapsed() < REPAIR_WAIT {
-            tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(1))).await;
-            let judged = self.look(open).await?;
-            if judged.len() < open.len() {
-                progress_at = Instant::now();
-            }
-            open.retain(|key| judged.contains_key(key));
-        }
-        Ok(())
     }
 }
 

@@ -1,13 +1,16 @@
 //! One node of a check, as the node that leads it asks it: itself over its own desk, a peer over
-//! whatever link is up.
+//! whatever link is up, any other through those that are linked with it.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use highwater_core::check::{CheckAnswer, CheckAsk, CheckId, CheckRefusal, DeepProgress, States};
 use highwater_core::fingerprint::Fingerprint;
+use highwater_core::way::Onward;
 use highwater_core::wire::Control;
 use highwater_core::{Key, NodeId, ShareName};
 use tokio::sync::mpsc;
@@ -18,7 +21,7 @@ use crate::serve::Desk;
 
 /// How long a node that is cut off is waited for before it counts as unreachable. A link that comes
 /// back takes a second or two.
-const REACH_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const REACH_WAIT: Duration = Duration::from_secs(10);
 /// How long a node that was reached is waited for: it may be starting again, with a large share.
 const RETURN_WAIT: Duration = Duration::from_secs(60);
 /// How long a node is waited for that reads its folder, or does another check.
@@ -26,11 +29,23 @@ const BUSY_WAIT: Duration = Duration::from_secs(60);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Finds links to peers.
+/// What a check needs of the node's links and of its cluster.
 pub(crate) trait Reach: Debug + Send + Sync {
+    /// This node.
+    fn own(&self) -> NodeId;
+
     /// The link to a peer, while one is up.
     fn link(&self, peer: &NodeId) -> Option<(Arc<Talk>, mpsc::Sender<Control>)>;
+
+    /// Whether an operator removed this node from the cluster.
+    fn is_removed(&self, node: &NodeId) -> bool;
+
+    /// What the nodes of the cluster call themselves.
+    fn names(&self) -> Later<'_, BTreeMap<NodeId, String>>;
 }
+
+/// Something that has to be waited for.
+pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One node of a check.
 #[derive(Debug)]
@@ -46,7 +61,8 @@ pub(crate) struct Member {
 #[derive(Debug)]
 enum Way {
     Own(Desk),
-    Peer(Arc<dyn Reach>),
+    /// A peer, or whoever is reached by passing through these nodes while there is no link with it.
+    Peer(Arc<dyn Reach>, Vec<NodeId>),
 }
 
 impl Member {
@@ -59,8 +75,9 @@ impl Member {
         name: String,
         share: ShareName,
         reach: Arc<dyn Reach>,
+        through: Vec<NodeId>,
     ) -> Self {
-        Self::new(node, name, share, Way::Peer(reach))
+        Self::new(node, name, share, Way::Peer(reach, through))
     }
 
     fn new(node: NodeId, name: String, share: ShareName, way: Way) -> Self {
@@ -70,6 +87,14 @@ impl Member {
 
     pub(crate) fn wire_bytes(&self) -> u64 {
         self.wire_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The nodes that questions pass through just now; none while there is a link with it.
+    pub(crate) fn through(&self) -> &[NodeId] {
+        match &self.way {
+            Way::Peer(reach, through) if reach.link(&self.node).is_none() => through,
+            _ => &[],
+        }
     }
 
     /// Asks, through cuts and restarts of the node, until it answers or is given up.
@@ -84,7 +109,8 @@ impl Member {
                 Err(silence) => silence,
             };
             let patience = match silence {
-                Silence::Unreachable | Silence::Refused(CheckRefusal::NotOpen) => {
+                Silence::Unreachable
+                | Silence::Refused(CheckRefusal::NotOpen | CheckRefusal::NoWay) => {
                     if self.reached.load(Ordering::Relaxed) { RETURN_WAIT } else { REACH_WAIT }
                 }
                 Silence::Refused(CheckRefusal::NotNow) => BUSY_WAIT,
@@ -103,8 +129,10 @@ impl Member {
                 CheckAnswer::Refused(refusal) => Err(Silence::Refused(refusal)),
                 answer => Ok(answer),
             },
-            Way::Peer(reach) => {
-                let (talk, control) = reach.link(&self.node).ok_or(Silence::Unreachable)?;
+            Way::Peer(reach, through) => {
+                let direct = reach.link(&self.node).map(|link| (link, ask.clone()));
+                let link = direct.or_else(|| passed_on(reach.as_ref(), through, self.node, ask));
+                let ((talk, control), ask) = link.ok_or(Silence::Unreachable)?;
                 let (answer, bytes) = talk.ask(&control, &self.share, ask).await?;
                 self.wire_bytes.fetch_add(bytes, Ordering::Relaxed);
                 Ok(answer)
@@ -158,4 +186,16 @@ impl Member {
             _ => Err(Silence::Nonsense),
         }
     }
+}
+
+/// A question as it is put to the first node on a way, and the link with that one.
+fn passed_on(
+    reach: &dyn Reach,
+    through: &[NodeId],
+    node: NodeId,
+    ask: CheckAsk,
+) -> Option<((Arc<Talk>, mpsc::Sender<Control>), CheckAsk)> {
+    let (first, rest) = through.split_first()?;
+    let way = rest.iter().copied().chain([node]).collect();
+    Some((reach.link(first)?, CheckAsk::Onward(Onward { way, ask: Box::new(ask) })))
 }

@@ -7,6 +7,7 @@ pub use highwater_core::verdict::Cause as Kind;
 use highwater_core::{Key, NodeId, ShareName};
 use serde::{Deserialize, Serialize};
 
+use super::member::Member;
 use crate::report::as_text;
 
 /// One check, under way or done.
@@ -18,6 +19,12 @@ pub struct CheckReport {
     pub share: ShareName,
     /// Whether every byte was read again.
     pub deep: bool,
+    /// Whether that was to come from the disk rather than from the system's cache.
+    #[serde(default)]
+    pub from_disk: bool,
+    /// Who was to be asked; none for all that have the share.
+    #[serde(default, with = "texts", skip_serializing_if = "Vec::is_empty")]
+    pub chosen: Vec<NodeId>,
     /// What was to be done about differences.
     pub repair: Repair,
     /// Who asked for it.
@@ -120,7 +127,7 @@ impl std::fmt::Display for Outcome {
 /// How far a check is.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// `reading`, `comparing`, `settling`, `repairing` or `done`.
+    /// `finding`, `reading`, `comparing`, `settling`, `repairing` or `done`.
     pub phase: String,
     /// Bytes read again so far, on all nodes.
     pub bytes: u64,
@@ -144,9 +151,28 @@ pub struct NodeReport {
     pub entries: u64,
     /// Bytes that it read again.
     pub bytes_hashed: u64,
+    /// The nodes that it was asked through, having no link with this one.
+    #[serde(default, with = "texts", skip_serializing_if = "Vec::is_empty")]
+    pub through: Vec<NodeId>,
     /// Why it did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+impl NodeReport {
+    /// Of a node that has told nothing yet.
+    pub(crate) fn of(member: &Member) -> Self {
+        Self {
+            node_id: member.node,
+            name: member.name.clone(),
+            reachable: true,
+            root: None,
+            entries: 0,
+            bytes_hashed: 0,
+            through: Vec::new(),
+            error: None,
+        }
+    }
 }
 
 /// One key that differs.

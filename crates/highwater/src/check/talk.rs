@@ -15,12 +15,16 @@ use highwater_core::{NodeId, ShareName};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::deep::{DeepError, DeepOrder};
+use super::member::Reach;
+use super::relay::pass_on;
 use crate::serve::{Desk, Desks};
 use crate::share::Event;
 use crate::share::check::CheckCall;
 
 /// Questions of one peer that are answered at a time: a check has one open for each share.
 const ANSWERING_MAX: usize = 8;
+/// Questions that a peer is asked to pass on at a time: it answers others meanwhile.
+const PASSED_ON_MAX: usize = ANSWERING_MAX / 2;
 /// How long a question waits for its answer. The share answers between other work, which can be
 /// the commit of a full batch on a slow disk.
 const ANSWER_WAIT: Duration = Duration::from_secs(15);
@@ -33,6 +37,7 @@ pub(crate) struct Talk {
     last: AtomicU64,
     open: Mutex<BTreeMap<AskId, oneshot::Sender<(CheckAnswer, u64)>>>,
     answering: Arc<Semaphore>,
+    passed_on: Semaphore,
 }
 
 /// Why there is no answer.
@@ -52,7 +57,8 @@ pub(crate) enum Silence {
 impl Default for Talk {
     fn default() -> Self {
         let answering = Arc::new(Semaphore::new(ANSWERING_MAX));
-        Self { last: AtomicU64::new(0), open: Mutex::default(), answering }
+        let passed_on = Semaphore::new(PASSED_ON_MAX);
+        Self { last: AtomicU64::new(0), open: Mutex::default(), answering, passed_on }
     }
 }
 
@@ -64,6 +70,11 @@ impl Talk {
         share: &ShareName,
         ask: CheckAsk,
     ) -> Result<(CheckAnswer, u64), Silence> {
+        let _turn = match ask {
+            // It waits its turn without an end: every question before it has one.
+            CheckAsk::Onward(_) => self.passed_on.acquire().await.ok(),
+            _ => None,
+        };
         let id = AskId(self.last.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
         self.open().insert(id, answer);
@@ -86,6 +97,7 @@ impl Talk {
     pub(crate) fn heard(
         self: &Arc<Self>,
         desks: &Arc<Desks>,
+        reach: &Arc<dyn Reach>,
         peer: NodeId,
         control: &mpsc::WeakSender<Control>,
         message: Control,
@@ -101,13 +113,17 @@ impl Talk {
                 None
             }
             Control::CheckAsk { id, share, ask } => {
-                let (desk, control) = (desks.open_to(&share, &peer), control.clone());
+                let (desks, reach, control) =
+                    (Arc::clone(desks), Arc::clone(reach), control.clone());
                 let permit = Arc::clone(&self.answering).try_acquire_owned();
                 tokio::spawn(async move {
-                    let answer = match (&permit, desk) {
-                        (Ok(_), Some(desk)) => answer(&desk, ask).await,
-                        (Ok(_), None) => CheckAnswer::Refused(CheckRefusal::NotOpen),
-                        (Err(_), _) => CheckAnswer::Refused(CheckRefusal::NotNow),
+                    let answer = match (&permit, desks.open_to(&share, &peer), ask) {
+                        (Err(_), ..) => CheckAnswer::Refused(CheckRefusal::NotNow),
+                        (_, None, _) => CheckAnswer::Refused(CheckRefusal::NotOpen),
+                        (_, Some(_), CheckAsk::Onward(onward)) => {
+                            pass_on(&reach, &desks, peer, share, onward).await
+                        }
+                        (_, Some(desk), ask) => answer(&desk, ask).await,
                     };
                     if let Some(control) = control.upgrade() {
                         // A link that is down needs no answer.

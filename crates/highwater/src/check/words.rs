@@ -33,6 +33,15 @@ pub(crate) fn difference(
     }
 }
 
+/// What to do about a difference that could not be mended.
+pub(crate) fn not_mended(at: &[NodeId], share: &ShareName, names: &Names) -> String {
+    format!(
+        "it could not be mended: `highwater status` at {} says what stands in the way, as when there is \
+         no room; see to that, then `highwater check {share} --repair`",
+        named(at, names)
+    )
+}
+
 /// What stands under a key on one node, in a word.
 fn holds(state: &KeyState) -> Option<String> {
     let recorded = state.recorded.as_ref().map(|(_, entry)| &entry.kind);

@@ -63,7 +63,8 @@ impl Actor {
             let known = self.peers_known(&shares);
             let links = choose(engine.node, links_max, &known, &shares, turn);
             if settled {
-                links.spare.iter().for_each(|peer| self.close(peer));
+                let spare = links.spare.iter().filter(|peer| !engine.cluster.holds(peer));
+                spare.for_each(|peer| self.close(peer));
             }
             // A peer without a share exchanges nothing, but whoever listed it wants to see it.
             let idle = engine.config().peers.clone().into_iter().filter(|p| p.shares.is_empty());

@@ -1,6 +1,7 @@
 //! Checks of this node's shares: begun by people, by the node itself now and then, and after a
 //! restart by the report of one that was broken off.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -10,10 +11,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::{Engine, EngineError, Inner, listed_peers};
-use crate::check::member::{Member, Reach};
+use crate::check::member::{Later, Member, Reach};
 use crate::check::report::{CheckReport, NodeReport, Origin, Repair};
 use crate::check::talk::{Talk, call};
-use crate::check::{CheckSpec, Lead, begun};
+use crate::check::{CheckSpec, Lead, Search, begun};
 use crate::report::rfc3339;
 use crate::share::check::CheckCall;
 use crate::share::machine::wall_now;
@@ -37,8 +38,48 @@ pub struct ShareRoot {
 }
 
 impl Reach for Inner {
+    fn own(&self) -> NodeId {
+        self.node
+    }
+
     fn link(&self, peer: &NodeId) -> Option<(Arc<Talk>, mpsc::Sender<Control>)> {
         self.links.talk_with(peer)
+    }
+
+    fn is_removed(&self, node: &NodeId) -> bool {
+        self.cluster.is_removed(node)
+    }
+
+    fn names(&self) -> Later<'_, BTreeMap<NodeId, String>> {
+        Box::pin(async {
+            let members = self.cluster.picture().await.map(|picture| picture.members);
+            let facts = members.into_iter().flatten().map(|seen| seen.view.card.facts().clone());
+            facts.map(|facts| (facts.id, facts.name)).collect()
+        })
+    }
+}
+
+/// Links that are kept for as long as this lives, also with peers that none is kept with otherwise.
+#[derive(Debug)]
+pub(crate) struct Held {
+    engine: Weak<Inner>,
+    peers: Vec<NodeId>,
+}
+
+impl Held {
+    fn new(engine: &Arc<Inner>, peers: Vec<NodeId>) -> Self {
+        engine.cluster.hold(&peers);
+        engine.set_peers();
+        Self { engine: Arc::downgrade(engine), peers }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.cluster.release(&self.peers);
+            engine.set_peers();
+        }
     }
 }
 
@@ -46,7 +87,7 @@ impl Engine {
     /// Begins to check a share. The report is told as it grows, and kept.
     ///
     /// # Errors
-    /// When there is no such share, a peer is not one of its peers, or it is being checked already.
+    /// When there is no such share, or it is being checked already.
     pub fn start_check(
         &self,
         spec: &CheckSpec,
@@ -104,22 +145,17 @@ impl Inner {
             return Err(EngineError::Refused(message));
         }
         let config = self.config().clone();
-        let listed = listed_peers(&config, share);
-        if let Some(stranger) = spec.peers.iter().find(|peer| !listed.contains_key(peer)) {
-            let message = format!(
-                "{stranger} is no peer of the share {share}; `highwater peer list` shows who is"
-            );
-            return Err(EngineError::Refused(message));
-        }
-        let reach: Arc<dyn Reach> = Arc::clone(self) as Arc<dyn Reach>;
+        let mut listed = listed_peers(&config, share);
+        listed.retain(|peer, _| !self.cluster.is_removed(peer));
+        let chosen: BTreeSet<NodeId> = spec.peers.iter().copied().collect();
+        let near = listed.keys().filter(|peer| chosen.is_empty() || chosen.contains(peer));
+        let held = Held::new(self, near.copied().collect());
         let own = Member::own(self.node, config.node.name.clone(), share.clone(), desk.clone());
-        let chosen =
-            listed.into_iter().filter(|(id, _)| spec.peers.is_empty() || spec.peers.contains(id));
-        let peers =
-            chosen.map(|(id, name)| Member::peer(id, name, share.clone(), Arc::clone(&reach)));
-        let members: Vec<Arc<Member>> = std::iter::once(own).chain(peers).map(Arc::new).collect();
+        let members = vec![Arc::new(own)];
+        let reach: Arc<dyn Reach> = Arc::clone(self) as Arc<dyn Reach>;
+        let search = Search { share: share.clone(), listed, chosen, reach };
         let mut report = begun(id, spec, started);
-        report.nodes = members.iter().map(|member| blank(member)).collect();
+        report.nodes = members.iter().map(|member| NodeReport::of(member)).collect();
         let is_scrub = spec.origin == Origin::Scrub;
         let settings = config.check;
         let rate = if is_scrub { settings.scrub_rate } else { settings.deep_rate };
@@ -128,6 +164,8 @@ impl Inner {
             id,
             desk,
             members,
+            search,
+            held,
             deep: spec.deep,
             rate,
             from_disk: spec.from_disk,
@@ -141,13 +179,11 @@ impl Inner {
     pub(super) fn resume_checks(self: &Arc<Self>) {
         for report in self.checks.broken_off() {
             let Ok(id) = report.id.parse::<CheckId>() else { continue };
-            let others = report.nodes.iter().skip(1).map(|row| row.node_id);
-            let listed = listed_peers(&self.config(), &report.share);
             let spec = CheckSpec {
                 share: report.share.clone(),
-                peers: others.filter(|node| listed.contains_key(node)).collect(),
+                peers: report.chosen.clone(),
                 deep: report.deep,
-                from_disk: report.origin == Origin::Scrub,
+                from_disk: report.from_disk,
                 repair: report.repair,
                 origin: report.origin,
             };
@@ -236,17 +272,5 @@ pub(super) async fn scrub(engine: Weak<Inner>) {
         tokio::time::sleep(look_every.clamp(SCRUB_LOOK_MIN, SCRUB_LOOK_MAX)).await;
         let Some(engine) = engine.upgrade() else { return };
         engine.scrub_if_due().await;
-    }
-}
-
-fn blank(member: &Member) -> NodeReport {
-    NodeReport {
-        node_id: member.node,
-        name: member.name.clone(),
-        reachable: true,
-        root: None,
-        entries: 0,
-        bytes_hashed: 0,
-        error: None,
     }
 }

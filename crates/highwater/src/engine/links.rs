@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Inner;
+use crate::check::member::Reach;
 use crate::check::talk::Talk;
 use crate::cluster::Told;
 use crate::fetch::source::{LinkId, LiveLine, Source};
@@ -158,10 +159,10 @@ async fn read_control(
     engine.cluster.tell(up).await;
     engine.happened(Happening::Link { node_id: peer, connected: true, reason: String::new() });
     engine.announce(&source, &control, true).await;
-    let answers = control.downgrade();
+    let (answers, reach) = (control.downgrade(), Arc::clone(&engine) as Arc<dyn Reach>);
     drop(control);
     while let Some(message) = control_in.recv().await {
-        let message = talk.heard(&engine.desks, source.peer, &answers, message);
+        let message = talk.heard(&engine.desks, &reach, source.peer, &answers, message);
         let Some(message) = message else { continue };
         let Some(share) = share_of(&message).cloned() else {
             engine.cluster.tell(Told::Control { link, message: Box::new(message) }).await;

@@ -12,6 +12,7 @@ use highwater_core::check::{
     PARTS_MAX, States, Stuck, Wanted,
 };
 use highwater_core::fingerprint::{Fingerprint, KeyRange, StateDigest};
+use highwater_core::way::{NEAR_MAX, Near};
 use highwater_core::{Entry, EntryKind, Key, NodeId, Seq};
 use highwater_folder::Scope;
 use highwater_store::{EntryRow, FoundRow, StoreError, WantClass};
@@ -84,8 +85,10 @@ impl Actor {
                 self.flush()?;
                 Ok(CheckAnswer::Mended(taken))
             }
-            // Not asked of this thread: the pass has one of its own.
-            CheckAsk::Deep { .. } => Ok(CheckAnswer::Refused(CheckRefusal::NotNow)),
+            // Not asked of this thread: the pass has one of its own, and the links have others.
+            CheckAsk::Deep { .. } | CheckAsk::Onward(_) => {
+                Ok(CheckAnswer::Refused(CheckRefusal::NotNow))
+            }
         }
     }
 
@@ -106,7 +109,16 @@ impl Actor {
                 break;
             }
         }
-        Ok(CheckAnswer::Looked { all, damaged, looks })
+        let everything = claims.iter().any(|claim| claim.range == KeyRange::ALL);
+        let near = if everything { self.near() } else { Vec::new() };
+        Ok(CheckAnswer::Looked { all, damaged, looks, near })
+    }
+
+    /// With whom the share is exchanged.
+    fn near(&self) -> Vec<Near> {
+        let linked = |node| self.links.get(node).is_some_and(|peer| peer.theirs.is_some());
+        let near = self.peers.keys().map(|node| Near { node: *node, linked: linked(node) });
+        near.take(NEAR_MAX).collect()
     }
 
     fn states(&mut self, keys: &[Key]) -> Result<CheckAnswer, StoreError> {
