@@ -52,8 +52,11 @@ pub(crate) enum Blow {
 /// A megabyte.
 const SEGMENTS: usize = 64;
 
-const BLOWS: [Blow; 8] = [
+/// By weight: a killed receiver has its disk alone to go on from.
+const BLOWS: [Blow; 10] = [
     Blow::CutOff,
+    Blow::CutOff,
+    Blow::ReceiverKilled,
     Blow::Deaf,
     Blow::Mute,
     Blow::Held,

@@ -61,6 +61,14 @@ pub(crate) struct Outcome {
     pub(crate) simulated_ms: u64,
 }
 
+/// What a node had taken in at some moment, and what of the contents that it lacked was not
+/// acknowledged: all that may still cross.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    taken: u64,
+    bytes: u64,
+}
+
 pub(crate) struct World<'a> {
     plan: &'a Plan,
     sim: Sim<'a>,
@@ -71,6 +79,8 @@ pub(crate) struct World<'a> {
     record: Record,
     sockets: Simulated,
     outcome: Outcome,
+    /// What was owed when all was healed last.
+    owed: Vec<Owed>,
     /// Homes and folders; kept when something was wrong.
     dir: TempDir,
 }
@@ -108,7 +118,19 @@ impl<'a> World<'a> {
         }
         let (down, dice) = (vec![false; hosts.len()], Dice::new(!seed));
         let (truth, outcome) = (Truth::default(), Outcome::default());
-        Self { plan, sim, hosts, down, truth, dice, record, sockets, outcome, dir }
+        Self {
+            plan,
+            sim,
+            hosts,
+            down,
+            truth,
+            dice,
+            record,
+            sockets,
+            outcome,
+            owed: Vec::new(),
+            dir,
+        }
     }
 
     /// Plays the world to its end.
@@ -116,12 +138,12 @@ impl<'a> World<'a> {
         self.storm();
         self.calm();
         let large = self.write_large();
+        self.note_what_is_owed();
         for &(blow, ms) in &self.plan.blows {
             self.strike(&large, blow, ms);
         }
-        let owed = self.owed();
         if self.until(|world| world.is_settled()) {
-            self.demand_that_nothing_came_twice(&owed);
+            self.demand_that_nothing_came_twice();
             self.run(WATCHED_MS);
             self.demand_rest();
         } else {
@@ -138,15 +160,15 @@ impl<'a> World<'a> {
         self.until(|world| world.is_settled());
         let sent = |world: &Self| world.host(writer).sockets.flow.sent.load(SeqCst);
         let before = sent(&self);
-        let large = self.write_large();
-        let (owed, most) = (self.owed(), Cell::new(0));
+        let (large, most) = (self.write_large(), Cell::new(0));
+        self.note_what_is_owed();
         let arrived = self.until(|world| {
             let acked = world.host(1 - writer).acked(&large, size);
             most.set((sent(world) - before).saturating_sub(acked).max(most.get()));
             world.is_settled()
         });
         if arrived {
-            self.demand_that_nothing_came_twice(&owed);
+            self.demand_that_nothing_came_twice();
         } else {
             self.tell_what_is_missing();
         }
@@ -228,6 +250,7 @@ impl<'a> World<'a> {
         self.begin_blow(blow, node);
         self.run(ms);
         self.calm();
+        self.note_what_is_owed();
         *self.outcome.blows.entry(blow).or_default() += 1;
         self.demand_that_it_goes_on(large, node, acked, known);
     }
@@ -273,34 +296,35 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What each node has taken in so far, and what of the contents that it lacks is not
-    /// acknowledged.
-    fn owed(&self) -> Vec<(u64, u64)> {
-        let owed = |host: &Arc<Host>| {
-            let missing = self.truth.files.iter();
+    fn note_what_is_owed(&mut self) {
+        let missing = |host: &Host| {
+            let missing =
+                self.truth.files.iter().map(|(path, content)| (path, content.len() as u64));
             let missing = missing.filter(|(path, _)| !self.truth.stands_in(&host.folder, path));
-            missing
-                .map(|(path, content)| {
-                    content.len() as u64 - host.acked(path, content.len() as u64)
-                })
-                .sum()
+            missing.map(|(path, size)| size - host.acked(path, size)).sum()
         };
-        self.hosts.iter().map(|host| (host.sockets.flow.taken.load(SeqCst), owed(host))).collect()
+        let owed = |host: &Arc<Host>| Owed {
+            taken: host.sockets.flow.taken.load(SeqCst),
+            bytes: missing(host),
+        };
+        self.owed = self.hosts.iter().map(owed).collect();
     }
 
-    /// Since then no node has taken in more than what was not acknowledged.
-    fn demand_that_nothing_came_twice(&mut self, before: &[(u64, u64)]) {
+    /// Since all was healed no node has taken in more than what was owed.
+    fn demand_that_nothing_came_twice(&mut self) {
         let others = u64::from(self.plan.nodes) - 1;
         for node in 0..self.plan.nodes {
-            let (then, owed) = before[usize::from(node)];
-            let taken = self.host(node).sockets.flow.taken.load(SeqCst) - then;
-            let allowed = owed
-                + owed * FRAMING_PERCENT / 100
+            let Owed { taken, bytes } = self.owed[usize::from(node)];
+            let taken = self.host(node).sockets.flow.taken.load(SeqCst) - taken;
+            let allowed = bytes
+                + bytes * FRAMING_PERCENT / 100
                 + others * BESIDES_BYTES
                 + (others - 1) * WINDOW_BYTES;
-            self.tell(format!("node {node} took in {taken} bytes for {owed}"));
+            self.tell(format!("node {node} took in {taken} bytes for {bytes}"));
             if taken > allowed {
-                self.violation(format!("node {node} took in {taken} bytes where {owed} were owed"));
+                self.violation(format!(
+                    "node {node} took in {taken} bytes where {bytes} were owed"
+                ));
             }
         }
     }
