@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Who may use whom, besides itself. `highwater-lab` may use everything below the command.
 const ARROWS: [(&str, &[&str]); 8] = [
@@ -173,6 +174,29 @@ fn nothing_is_left_over() {
             let dead = comment.ends_with(';') && comment.contains(['(', '=']);
             assert!(!dead, "{}:{}: code in a comment", path.display(), number + 1);
         }
+    }
+}
+
+/// A patch that no longer fits breaks no rule, and whoever runs `.ci/sabotage` is the last to hear of
+/// it. Not a repository: the sources were unpacked, and nobody is about to change them.
+#[test]
+fn every_broken_rule_fits_the_sources_and_says_what_notices_it() {
+    let git = |args: &[&str]| Command::new("git").args(args).current_dir(workspace()).output();
+    if !git(&["rev-parse", "--git-dir"]).is_ok_and(|output| output.status.success()) {
+        println!("skipped: without git and a repository nothing can be applied");
+        return;
+    }
+    for entry in fs::read_dir(workspace().join("tests/sabotage")).expect("readable").flatten() {
+        let name = entry.file_name().into_string().expect("names are UTF-8");
+        let text = fs::read_to_string(entry.path()).expect("patches are UTF-8");
+        let mut lines = text.lines();
+        assert!(lines.next().is_some_and(|line| line.starts_with("Broken rule: ")), "{name:?}");
+        let how = lines.next().and_then(|line| line.strip_prefix("Noticed by: "));
+        let known = how.is_some_and(|how| how.starts_with("story ") || how.starts_with("test "));
+        assert!(known, "{name} is noticed by {how:?}");
+        let fits = git(&["apply", "--check", &format!("tests/sabotage/{name}")]);
+        let fits = fits.expect("git runs");
+        assert!(fits.status.success(), "{name}: {}", String::from_utf8_lossy(&fits.stderr));
     }
 }
 

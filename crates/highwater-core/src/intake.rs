@@ -129,10 +129,23 @@ mod tests {
     }
 
     #[test]
+    fn a_checkpoint_counts_in_its_own_history_alone() {
+        let share = "docs".parse().expect("name");
+        let offer = |epoch| Offer { share, epoch, head: Seq(9), pulled: None };
+        let own = offer(EPOCH);
+        assert_eq!(resume_at(Some(at(5)), &own), at(5));
+        let other = Offer { epoch: Epoch([2; 16]), ..own };
+        assert_eq!(resume_at(Some(at(5)), &other), Checkpoint::start(other.epoch));
+        assert_eq!(resume_at(None, &other), Checkpoint::start(other.epoch));
+    }
+
+    #[test]
     fn a_hole_in_the_log_is_an_error_and_never_silence() {
         assert_eq!(advance(at(5), &batch(EPOCH, 5, 9)), Ok(at(9)));
         let (expected, found) = (Seq(5), Seq(6));
         assert_eq!(advance(at(5), &batch(EPOCH, 6, 9)), Err(IntakeError::Gap { expected, found }));
+        let again = IntakeError::Gap { expected, found: Seq(4) };
+        assert_eq!(advance(at(5), &batch(EPOCH, 4, 9)), Err(again), "it goes back");
         assert!(advance(at(5), &batch(Epoch([2; 16]), 5, 9)).is_err());
     }
 

@@ -54,6 +54,8 @@ const UNACKNOWLEDGED: u64 = 200 * KIB;
 const GREETING: u64 = 4_000;
 /// Part of the cuts that may fall outside a transfer.
 const VOID_MAX: f64 = 0.1;
+/// From so many cuts on, some transfer must have gone on where it was acknowledged.
+const RESUMED_FROM: u64 = 20;
 /// Longest wait for anything that must come about.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How often the proxy is asked.
@@ -193,6 +195,9 @@ pub fn run(options: &CutOptions) -> Result<CutReport> {
     if report.void as f64 > (report.cuts + report.void) as f64 * VOID_MAX {
         let what = format!("{} of {} cuts were void", report.void, report.cuts + report.void);
         report.violations.push(what);
+    }
+    if report.cuts >= RESUMED_FROM && report.resumed == 0 {
+        report.violations.push("never came up: a transfer that went on at its offset".to_owned());
     }
     Ok(report)
 }

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
-use highwater::simulation::{Outcome, Story, play, shrink};
+use highwater::simulation::{Outcome, Story, never_came_up, play, shrink};
 use serde_json::json;
 
 /// One seed in this many is played twice.
 const TWICE_EVERY: u64 = 100;
+/// From so many stories on, what is rare must have come up.
+const RARE_FROM: u64 = 100;
 /// Failures that are shown; more say nothing new.
 const FAILURES_MAX: usize = 5;
 
@@ -98,7 +100,7 @@ fn campaign(options: &SimulateOptions) -> Result<bool> {
     });
     let campaign = campaign.into_inner().unwrap_or_else(PoisonError::into_inner);
     campaign.report(options, began.elapsed());
-    Ok(campaign.failures.is_empty())
+    Ok(campaign.failures.is_empty() && campaign.missing().is_empty())
 }
 
 fn play_one(seed: u64) -> Outcome {
@@ -124,6 +126,11 @@ impl Campaign {
         self.failures.extend(outcome.violation.map(|violation| (seed, violation)));
     }
 
+    /// What is rare and never came up, in a campaign that is long enough for it.
+    fn missing(&self) -> Vec<&'static str> {
+        if self.played < RARE_FROM { Vec::new() } else { never_came_up(&self.counts) }
+    }
+
     fn report(&self, options: &SimulateOptions, took: Duration) {
         for (seed, violation) in &self.failures {
             println!("seed {seed}: BROKEN {violation}");
@@ -139,7 +146,7 @@ impl Campaign {
             "seeds": self.played, "from": options.from, "violations": self.failures.len(),
             "simulated_hours": self.simulated.as_secs() / 3600, "seconds": took.as_secs_f64(),
             "times_real_time_per_thread": speed as u64, "events": self.events,
-            "counts": self.counts,
+            "counts": self.counts, "missing": self.missing(),
         });
         println!("{summary}");
     }

@@ -5,7 +5,7 @@ mod common;
 use common::{Forwarder, Home, Mode, Node, at, waited_for, within};
 use highwater_core::ShareName;
 use highwater_core::wire::{Control, Goodbye};
-use highwater_net::{DownReason, Link};
+use highwater_net::{DownReason, Link, NetEvent};
 
 /// Two nodes with a forwarder on the way, linked.
 struct Line {
@@ -85,4 +85,23 @@ async fn a_link_whose_peer_is_gone_without_a_word_is_given_up() {
     assert_eq!(within(line.at_b.control_in.recv()).await, None);
     let reason = within(line.at_a.handle.closed()).await;
     assert_eq!(reason, DownReason::Silent);
+}
+
+/// The line fell silent with the old process at its end, so nothing tells that it is gone.
+#[tokio::test]
+async fn a_peer_that_was_restarted_behind_a_silent_line_is_not_taken_for_a_clone() {
+    let (a_home, b_home) = (Home::new(), Home::new());
+    let mut b = b_home.start(2, vec![waited_for(a_home.id())]).await;
+    let forwarder = Forwarder::to(b.net.local_addr()).await;
+    let peers = vec![at(b_home.id(), forwarder.addr)];
+    let mut a = a_home.start(1, peers.clone()).await;
+    a.link().await;
+    let old = b.link().await;
+    forwarder.set(Mode::FreezeOld);
+    drop(a);
+    let mut a = a_home.start(11, peers).await;
+    a.link().await;
+    let event = b.event().await;
+    assert!(matches!(event, NetEvent::LinkUp(_)), "{event:?}");
+    within(old.handle.closed()).await;
 }

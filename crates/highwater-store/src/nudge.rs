@@ -108,6 +108,9 @@ mod tests {
 
     use super::*;
 
+    /// Far longer than the second nudge takes to come.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     #[test]
     fn work_that_waits_for_ever_is_nudged_though_the_first_nudge_waits_too() {
         let (nudge, nudged) = mpsc::sync_channel(0);
@@ -122,7 +125,7 @@ mod tests {
             let _ = nudge.send(());
         });
         let nudger = nudger.expect("a thread");
-        nudger.during(|| nudged.recv()).expect("a nudge");
+        nudger.during(|| nudged.recv_timeout(PATIENCE)).expect("a second nudge");
     }
 
     #[test]

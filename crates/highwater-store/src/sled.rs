@@ -216,3 +216,22 @@ fn set_snapshots_aside(dir: &Path) -> io::Result<bool> {
     }
     Ok(!found.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    /// A pipe can be flushed by nobody, so whoever asks the disk through it hears of an error.
+    #[test]
+    fn a_sync_ends_in_one_through_a_descriptor_of_our_own() {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let mut database = Database::open(dir.path()).expect("opened");
+        database.apply(vec![(b"key".to_vec(), Some(b"value".to_vec()))]).expect("applied");
+        database.sync().expect("the database file can be synced");
+        let (pipe, _other_end) = io::pipe().expect("a pipe");
+        database.file = File::from(OwnedFd::from(pipe));
+        assert!(database.sync().is_err(), "sled alone was believed");
+    }
+}

@@ -591,9 +591,11 @@ fn content_in(key: &[u8]) -> Result<ContentHash, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use highwater_core::Epoch;
     use highwater_core::content::{Chunk, ChunkId};
 
     use super::*;
+    use crate::memory::DiskFault;
 
     const SHARE: ShareNumber = ShareNumber(1);
     const NODE: NodeId = NodeId::from_bytes([2; 32]);
@@ -651,6 +653,38 @@ mod tests {
         }
         store.record_manifest(SHARE, &manifest).expect("recorded");
         assert_eq!(read(), Some(manifest.clone()));
+    }
+
+    #[test]
+    fn what_was_committed_outlives_a_power_cut() {
+        let (disk, name) = (MemoryDisk::default(), "docs".parse().expect("a name"));
+        let store = Store::open_in_memory(&disk).expect("a new store");
+        let row = ShareRow { number: SHARE, epoch: Epoch([1; 16]), generation: 0, raising: 0 };
+        let mut commit = Commit::new();
+        commit.put_share(&name, &row);
+        store.commit(commit).expect("a disk that works");
+        disk.crash(|_| 0);
+        assert_eq!(store.share(&name).expect("readable"), Some(row));
+    }
+
+    /// The kernel tells of a failed sync once, and forgets what it has not written: a second sync
+    /// that goes well proves nothing.
+    #[test]
+    fn a_store_that_could_not_sync_takes_nothing_more() {
+        let disk = MemoryDisk::default();
+        let store = Store::open_in_memory(&disk).expect("a new store");
+        let name: ShareName = "docs".parse().expect("a name");
+        let row = ShareRow { number: SHARE, epoch: Epoch([1; 16]), generation: 0, raising: 0 };
+        let commit = || {
+            let mut commit = Commit::new();
+            commit.put_share(&name, &row);
+            store.commit(commit)
+        };
+        commit().expect("a disk that works");
+        disk.set_fault(Some(DiskFault::SyncOnce));
+        commit().expect_err("the sync fails");
+        commit().expect_err("the disk works again, and nobody knows what is on it");
+        store.check_working().expect_err("people are told");
     }
 
     #[test]

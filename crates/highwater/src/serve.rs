@@ -478,3 +478,15 @@ impl Site {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each request that waits takes memory, and a peer asked for nothing a million times.
+    #[test]
+    fn a_request_for_nothing_takes_room_too() {
+        assert_eq!(weight(&Ask::Smalls(Vec::new())), 4);
+        assert_eq!(weight(&Ask::Smalls(vec![ContentHash::of(b"x"); 700])), 700);
+    }
+}

@@ -28,6 +28,8 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use highwater_core::merge::is_conflict_key;
+
 pub use story::Story;
 
 use crate::report::ShareState;
@@ -43,6 +45,26 @@ const AGREEMENT_MAX: u64 = 300 * SECOND;
 const SILENCE: u64 = 60 * SECOND;
 /// How often a mended cluster is looked at.
 const LOOK_EVERY: u64 = SECOND;
+
+/// What comes up in any hundred stories, or they do not try what they say: keys of
+/// [`Outcome::counts`].
+pub const RARE: [&str; 10] = [
+    "conflict copies",
+    "files torn by a power cut",
+    "histories begun anew",
+    "links broken",
+    "mass deletes held back",
+    "pauses on a full disk",
+    "power cuts",
+    "restores",
+    "resumed at an offset above 0",
+    "stores lost",
+];
+
+/// Those of [`RARE`] that are not among the counts of many stories.
+pub fn never_came_up(counts: &BTreeMap<&'static str, u64>) -> Vec<&'static str> {
+    RARE.into_iter().filter(|what| counts.get(what).is_none_or(|times| *times == 0)).collect()
+}
 
 /// How a story went.
 #[derive(Clone, Debug)]
@@ -68,6 +90,7 @@ pub fn play(story: &Story, with_lines: bool) -> Outcome {
         world.mend_everything();
         world.await_agreement();
     }
+    world.count_copies();
     if with_lines {
         let description = world.describe();
         world.judge.lines.get_or_insert_default().extend(description);
@@ -183,6 +206,13 @@ impl World {
             heads.push(status.head_seq.0);
         }
         Ok(heads)
+    }
+
+    /// How many of the nodes' files are conflict copies.
+    fn count_copies(&mut self) {
+        let keys = self.nodes.iter().flat_map(|node| node.tree().into_keys());
+        let copies = keys.filter(is_conflict_key).count() as u64;
+        self.judge.count("conflict copies", copies);
     }
 
     /// What an operator does about deletes that are held back: lets them go out, unless users who

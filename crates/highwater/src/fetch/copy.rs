@@ -91,3 +91,33 @@ fn copy_verified(
         Err(error) => Err(FetchError::Local(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use highwater_core::{NodeId, SMALL_BYTES_MAX};
+    use highwater_folder::{Marker, Root, Slot};
+
+    use super::*;
+
+    /// The file that was copied from may be edited at once, and its manifest goes with it: the copy
+    /// could not be served to anybody.
+    #[test]
+    fn what_is_copied_within_a_share_brings_its_manifest_along() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (share, node) = ("docs".parse().expect("a name"), NodeId::from_bytes([1; 32]));
+        let root = Root::create(dir.path(), &Marker { share, node, generation: 0 });
+        let root = root.expect("a root");
+        for (size, has_manifest) in [(SMALL_BYTES_MAX, false), (SMALL_BYTES_MAX + 1, true)] {
+            let bytes = vec![7; size as usize];
+            std::fs::write(dir.path().join("from"), &bytes).expect("written");
+            let from: Key = "from".parse().expect("a key");
+            let source = root.open_content(&from).expect("it is there");
+            let file = root.stage().create(&Slot::fresh(size), size).expect("a stage");
+            let content = ContentHash::of(&bytes);
+            let copy = Copy { content, size, from: Some(from.clone()) };
+            let manifest = copy_verified(&source, &from, &file, &copy).expect("copied");
+            let of_what = manifest.map(|manifest| manifest.content());
+            assert_eq!(of_what, has_manifest.then_some(content), "{size} bytes");
+        }
+    }
+}

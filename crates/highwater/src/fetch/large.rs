@@ -585,7 +585,7 @@ impl Transfer<'_> {
             self.recorded(outcome, sources).await?;
         }
         let Some(mut writer) = self.writer.take() else { return Ok(()) };
-        if !writer.is_complete() || writer.content() != self.manifest.content() {
+        if !writer.is_right() {
             return self.discard().await;
         }
         if self.is_recorded() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use highwater_core::fetch::{ChunkSet, Run};
 use highwater_core::wire::RequestId;
-use highwater_core::{ChunkId, ContentHash, Manifest, PrefixHasher, PrefixState};
+use highwater_core::{ChunkId, Manifest, PrefixHasher, PrefixState};
 use highwater_folder::{Root, Slot, StageError, StageFile};
 use highwater_store::{Commit, ShareNumber, StageRow, Store};
 
@@ -260,13 +260,14 @@ impl Writer {
         self.manifest.offset_of(self.held.first_absent(0).min(self.manifest.chunks().len()))
     }
 
-    pub(crate) fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.held.first_absent(0) >= self.manifest.chunks().len()
     }
 
-    /// The hash of the whole, once it is complete.
-    pub(crate) fn content(&self) -> ContentHash {
-        self.hasher.finalize()
+    /// Whether all is there, and as a whole is the content that was asked for: right chunks of a
+    /// manifest that is another's are not.
+    pub(crate) fn is_right(&self) -> bool {
+        self.is_complete() && self.hasher.finalize() == self.manifest.content()
     }
 
     /// What a sync that begins now makes durable.
@@ -313,4 +314,117 @@ pub(crate) enum WriteError {
     Store(#[from] highwater_store::StoreError),
     #[error("what was staged has become shorter")]
     StageShrunk,
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_core::{Chunk, ChunkSizes, ContentHash, NodeId};
+    use highwater_folder::Marker;
+
+    use super::*;
+
+    const SHARE: ShareNumber = ShareNumber(1);
+    const CHUNKS: usize = 4;
+
+    /// A share and a store, and a content that is to come into it.
+    struct Desk {
+        root: Root,
+        store: Store,
+        manifest: Arc<Manifest>,
+        pieces: Vec<Bytes>,
+        counters: Counters,
+        _dirs: [tempfile::TempDir; 2],
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+            let share = "docs".parse().expect("a name");
+            let marker = Marker { share, node: NodeId::from_bytes([1; 32]), generation: 0 };
+            let root = Root::create(dirs[0].path(), &marker).expect("a root");
+            let store = Store::open(dirs[1].path()).expect("a store");
+            let length = ChunkSizes::for_content(0).average;
+            let pieces: Vec<Bytes> =
+                (0..CHUNKS).map(|index| vec![index as u8; length].into()).collect();
+            let chunk = |piece: &Bytes| Chunk { id: ChunkId::of(piece), length: length as u32 };
+            let content = ContentHash::of(&pieces.concat());
+            let manifest = Manifest::new(content, pieces.iter().map(chunk).collect());
+            let manifest = Arc::new(manifest.expect("a manifest"));
+            let counters = Counters::default();
+            Self { root, store, manifest, pieces, counters, _dirs: dirs }
+        }
+
+        /// The writer, and the offset that was acknowledged before.
+        fn opened(&self) -> (Writer, u64) {
+            let manifest = Arc::clone(&self.manifest);
+            let opened = Writer::open(&self.root, &self.store, SHARE, manifest);
+            let (writer, _, acked) = opened.expect("a stage");
+            (writer, acked)
+        }
+
+        /// One chunk arrives, as these bytes.
+        fn arrives(&self, writer: &mut Writer, index: usize, bytes: Bytes) -> Written {
+            let (id, length) = (RequestId(index as u64), bytes.len() as u64);
+            let offset = self.manifest.offset_of(index);
+            writer.expect(id, Run { first: index, end: index + 1, offset, length });
+            writer.take(vec![(id, bytes)], &self.counters).expect("written")
+        }
+
+        /// Makes durable and records what is there.
+        fn record(&self, writer: &mut Writer) {
+            writer.file.sync_data().expect("durable");
+            let (snapshot, none) = (writer.snapshot(), ChunkSet::empty(CHUNKS));
+            let mut commit = Commit::new();
+            let content = self.manifest.content();
+            commit.put_stage(SHARE, &content, &snapshot.row, &none, &snapshot.held);
+            self.store.commit(commit).expect("recorded");
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_is_not_what_its_hash_says_is_refused_and_asked_for_again() {
+        let desk = Desk::new();
+        let (mut writer, _) = desk.opened();
+        let written = desk.arrives(&mut writer, 0, desk.pieces[1].clone());
+        assert_eq!((written.refused.len(), written.staged.len()), (1, 0));
+        assert!(!writer.held.contains(0), "wrong bytes count as staged");
+        let written = desk.arrives(&mut writer, 0, desk.pieces[0].clone());
+        assert_eq!(written.staged, [0]);
+    }
+
+    #[test]
+    fn what_was_recorded_is_not_asked_for_again_and_what_was_not_is() {
+        let desk = Desk::new();
+        let (mut writer, acked) = desk.opened();
+        assert_eq!(acked, 0);
+        for index in [0, 1] {
+            desk.arrives(&mut writer, index, desk.pieces[index].clone());
+        }
+        desk.record(&mut writer);
+        // Written, and not durable when the node is killed.
+        desk.arrives(&mut writer, 2, desk.pieces[2].clone());
+        drop(writer);
+        let (mut writer, acked) = desk.opened();
+        assert_eq!(acked, desk.manifest.offset_of(2));
+        let held: Vec<bool> = (0..CHUNKS).map(|index| writer.held.contains(index)).collect();
+        assert_eq!(held, [true, true, false, false]);
+        for index in [3, 2] {
+            desk.arrives(&mut writer, index, desk.pieces[index].clone());
+        }
+        assert!(writer.is_right());
+    }
+
+    #[test]
+    fn right_chunks_that_make_another_whole_are_not_the_content() {
+        let desk = Desk::new();
+        let chunks = desk.manifest.chunks().to_vec();
+        let manifest = Manifest::new(ContentHash::of(b"another"), chunks).map(Arc::new);
+        let desk = Desk { manifest: manifest.expect("a manifest"), ..desk };
+        let (mut writer, _) = desk.opened();
+        for index in 0..CHUNKS {
+            let written = desk.arrives(&mut writer, index, desk.pieces[index].clone());
+            assert_eq!(written.staged, [index]);
+        }
+        assert!(writer.is_complete() && !writer.is_right());
+    }
 }

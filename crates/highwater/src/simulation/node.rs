@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use highwater_core::fingerprint::Fingerprint;
-use highwater_core::{ContentHash, Key, NodeId, ShareName};
+use highwater_core::{ContentHash, Epoch, Key, NodeId, ShareName};
 use highwater_store::{EntryRow, Fuse, MemoryDisk, MemoryImage, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
@@ -34,6 +34,8 @@ pub(super) struct Node {
     /// How often it was started.
     pub(super) lives: u64,
     pub(super) backup: Option<(MemoryImage, Disk)>,
+    /// The history of its log that it offered last.
+    pub(super) offered: Option<Epoch>,
     peers: BTreeMap<NodeId, String>,
     mass_delete_min: u64,
     chance: Arc<Mutex<Chance>>,
@@ -76,6 +78,7 @@ impl Node {
             life: None,
             lives: 0,
             backup: None,
+            offered: None,
             peers: peers.map(|peer| (node_id(peer), format!("node {peer}"))).collect(),
             mass_delete_min: habits.mass_delete_min,
             chance: Arc::new(Mutex::new(chance)),

@@ -384,6 +384,7 @@ impl World {
                 let travel = 50 + self.chance.below(self.habits.latency_max);
                 let arrival = (self.now() + travel).max(ends[from].last_arrival + 1);
                 ends[from].last_arrival = arrival;
+                self.look_at_history(ends[from].node, &message);
                 let message = Box::new(message);
                 self.at(arrival, Happening::Arrives { wire, link, to, message });
             }
@@ -394,6 +395,14 @@ impl World {
             self.judge.count("links closed by a node", 1);
             self.break_wire(wire, 1_000);
         }
+    }
+
+    /// Counts the histories of a node beyond its first.
+    fn look_at_history(&mut self, node: usize, message: &Control) {
+        let Control::Offer(offer) = message else { return };
+        let before = self.nodes[node].offered.replace(offer.epoch);
+        let anew = before.is_some_and(|before| before != offer.epoch);
+        self.judge.count("histories begun anew", u64::from(anew));
     }
 
     fn arrives(&mut self, wire: usize, link: LinkId, to: usize, message: Box<Control>) {
@@ -569,6 +578,7 @@ impl World {
             return;
         }
         if !folder.has_room() {
+            self.judge.count("pauses on a full disk", 1);
             life.wanted.remove(&content);
             let why = FetchError::NoRoom("full".into());
             self.tell(node, 1_000, Turn::Fetched(vec![Fetched::Failed { content, why }]));
