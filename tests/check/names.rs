@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use highwater_lab::cluster::SHARE;
 use highwater_lab::{damage, oracle};
 use highwater_tests::with_cluster;
