@@ -50,6 +50,9 @@ fn a_node_that_only_others_are_linked_with_is_checked_through_them_and_mended() 
         ensure!(code == 3, "{report}");
         demand(&report, &[("large", "corrupt")])?;
         ensure!(report["differences"][0]["at"] == json!([d]), "{report}");
+        let (_, plan) = check(cluster, 0, &["--peer", "d", "--repair", "--dry-run"])?;
+        let message = plan["differences"][0]["message"].as_str().unwrap_or_default();
+        ensure!(message.contains("d fetches what it has on record again"), "no plan: {plan}");
         let (code, report) = check(cluster, 0, &["--peer", &d, "--repair"])?;
         ensure!(code == 0 && report["differences"][0]["repair"] == "done", "{report}");
         ensure!(report["nodes"].as_array().map(Vec::len) == Some(2), "{report}");

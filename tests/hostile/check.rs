@@ -10,7 +10,7 @@ use highwater_core::check::{
     States,
 };
 use highwater_core::fingerprint::{Fingerprint, KeyRange};
-use highwater_core::log::Actor;
+use highwater_core::log::{Actor, Epoch};
 use highwater_core::way::{Near, Onward};
 use highwater_core::wire::Control;
 use highwater_core::{
@@ -29,16 +29,32 @@ fn say(peer: &mut Peer, message: Control) -> Result<()> {
 }
 
 /// Answers every question of the victim with `answer`, until the link ends.
-fn answering(mut peer: Peer, answer: impl Fn(u64) -> CheckAnswer) {
+fn answering(peer: Peer, answer: impl Fn(u64) -> CheckAnswer) {
+    answering_each(peer, |which, _| answer(which));
+}
+
+/// As [`answering`], by the kind of the question and how many keys it is about.
+fn answering_each(mut peer: Peer, answer: impl Fn(u64, usize) -> CheckAnswer) {
     loop {
         let Ok(ask) = peer.wait_for(20) else { return };
         let Ok(fields) = proto::read(&ask) else { return };
         let id = AskId(proto::number(&fields, 1));
         let which = fields.iter().map(|(number, _)| *number).max().unwrap_or(0);
-        if say(&mut peer, Control::CheckAnswer { id, answer: answer(which) }).is_err() {
+        let keys = if which == 4 { records(proto::bytes(&fields, 4)) } else { 0 };
+        if say(&mut peer, Control::CheckAnswer { id, answer: answer(which, keys) }).is_err() {
             return;
         }
     }
+}
+
+/// How many short messages there are, each behind its length in one byte.
+fn records(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some(length) = bytes.first() {
+        bytes = bytes.get(1 + usize::from(*length)..).unwrap_or_default();
+        count += 1;
+    }
+    count
 }
 
 /// A check that the victim leads against the hostile peer alone.
@@ -185,6 +201,53 @@ fn a_flood_of_questions_is_answered_a_few_at_a_time() {
             Ok(())
         })
     });
+}
+
+/// A peer claims a newer state of a file, by the hash of bytes that it never sends: the difference is
+/// told, the repair comes to nothing, and what stands here stays. So it does when the peer makes no
+/// sense in the middle of it, which used to be taken for agreement: "mended, and looked at again".
+#[test]
+fn a_hash_that_a_peer_claims_and_does_not_have_replaces_nothing() {
+    for (name, keeps_to_it) in [("keeps to it", true), ("makes no sense later", false)] {
+        on_stage(|stage| {
+            stage.attack(name, Effect::Log, |stage| {
+                let (peer, offered) = stage.sharing([0x7c; 16], 0)?;
+                let victim: NodeId = stage.victim().id().parse()?;
+                let actor = Epoch(offered.epoch).actor(&victim, &SHARE.parse()?);
+                let newer = [(Actor(77), Seq(1)), (actor, Seq(offered.head))];
+                let version = Version::from_counters(newer);
+                let claimed = Entry { version, ..file("kept.txt", name.as_bytes()) };
+                thread::spawn(move || {
+                    answering_each(peer, |which, keys| {
+                        claim(which, &claimed, victim, if keeps_to_it { keys } else { ENTRIES })
+                    });
+                });
+                let (code, report) = check_against(stage, &["--repair"])?;
+                ensure!(code == 3 && report["identical"] == Value::Bool(false), "{report}");
+                let rows = report["differences"].as_array().cloned().unwrap_or_default();
+                let row = rows.iter().find(|row| row["key"] == "kept.txt").context("not told")?;
+                ensure!(row["repair"] == "failed" && row["kind"] == "content", "{row}");
+                let text = fs::read_to_string(stage.cluster.folder(0).join("kept.txt"))?;
+                ensure!(text == "what the victim holds", "{text}");
+                Ok(())
+            })
+        });
+    }
+}
+
+/// Entries of the victim; `kept.txt` is the last.
+const ENTRIES: usize = 3;
+
+/// Answers that fit each other, and are borne out by nothing.
+fn claim(which: u64, claimed: &Entry, victim: NodeId, keys: usize) -> CheckAnswer {
+    let recorded = Some((Seq(1), claimed.clone()));
+    let mut states = vec![KeyState::default(); keys.saturating_sub(1)];
+    states.push(KeyState { recorded, ..KeyState::default() });
+    match which {
+        3 => looked(Look::Items(vec![(claimed.key.clone(), ItemTag([1; 16]))])),
+        4 => CheckAnswer::States(States { caught_up: true, acked: vec![(victim, Seq(1))], states }),
+        _ => CheckAnswer::Mended(vec![true]),
+    }
 }
 
 /// A peer makes up a crowd behind it and answers for all of it: the check costs a little more, ends, and

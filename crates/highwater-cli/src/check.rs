@@ -9,6 +9,7 @@ use highwater::control::{Client, Next, Request};
 use highwater::engine::ShareRoot;
 use highwater::home::Home;
 use highwater::report::Status;
+use highwater::report::cluster::ClusterNodes;
 use highwater_core::{NodeId, ShareName};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -35,7 +36,8 @@ pub(crate) fn check(home: &Home, args: &CheckArgs, output: &mut Output) -> Resul
             "nothing is shared here; begin with `highwater share add NAME PATH`",
         ));
     }
-    let peers = args.peers.iter().map(|peer| named(peer, &status)).collect::<Result<_, _>>()?;
+    let peers = args.peers.iter().map(|peer| named(peer, &status, &client));
+    let peers = peers.collect::<Result<_, _>>()?;
     let peers: Vec<String> = peers;
     let mut reports = Vec::new();
     for share in shares {
@@ -54,16 +56,26 @@ pub(crate) fn check(home: &Home, args: &CheckArgs, output: &mut Output) -> Resul
     code(&reports).map_or(Ok(()), |code| Err(Failure::Shown(code)))
 }
 
-/// A peer by its id or its name.
-fn named(text: &str, status: &Status) -> Result<String, Failure> {
+/// A node by its id, by its name as a peer, or by what it calls itself in the cluster.
+fn named(text: &str, status: &Status, client: &Client) -> Result<String, Failure> {
     if text.parse::<NodeId>().is_ok() {
         return Ok(text.to_owned());
     }
     let mut peers = status.shares.iter().flat_map(|share| &share.peers);
-    let found = peers.find(|peer| peer.name == text).map(|peer| peer.node_id.to_string());
-    found.ok_or_else(|| {
-        Failure::wrong(format!("{text:?} is no peer's id or name; see `highwater peer list`"))
-    })
+    if let Some(peer) = peers.find(|peer| peer.name == text) {
+        return Ok(peer.node_id.to_string());
+    }
+    let known: ClusterNodes = client.one(&Request::ClusterNodes)?;
+    let mut called = known.nodes.into_iter().filter(|(_, node)| node.config.metadata.name == text);
+    match (called.next(), called.next()) {
+        (Some((id, _)), None) => Ok(id),
+        (Some(_), Some(_)) => {
+            Err(Failure::wrong(format!("more than one node is called {text:?}; give its id")))
+        }
+        (None, _) => Err(Failure::wrong(format!(
+            "{text:?} is no node's id or name; see `highwater cluster nodes`"
+        ))),
+    }
 }
 
 fn lead(
@@ -226,8 +238,9 @@ fn show_difference(
     }
     output.line(format_args!("    {}", escaped(&difference.verdict)))?;
     match difference.repair {
-        RepairState::None => output.line(format_args!("    {}", escaped(&difference.message))),
-        RepairState::Planned => output.line("    would be mended"),
+        RepairState::None | RepairState::Planned => {
+            output.line(format_args!("    {}", escaped(&difference.message)))
+        }
         RepairState::Done => output.line("    mended, and looked at again"),
         RepairState::Failed => output.alarm(format!("    {}", escaped(&difference.message))),
     }

@@ -355,11 +355,14 @@ impl Lead {
         let names = self.names();
         self.tell(|report| {
             let share = report.share.clone();
-            let planned = report.repair != Repair::No;
+            let (planned, dry) = (report.repair != Repair::No, report.repair == Repair::DryRun);
             let rows = judged.iter().map(|(key, (copies, judgement))| {
                 let mut row = words::difference(key, &share, copies, judgement, &names);
                 if planned && !judgement.remedy.is_empty() {
                     row.repair = RepairState::Planned;
+                    if dry {
+                        row.message = words::plan(judgement, &names);
+                    }
                 }
                 row
             });

@@ -24,18 +24,19 @@ impl Lead {
     pub(super) async fn repair(&self, judged: Judged, repair: Repair) -> Result<(), Silence> {
         let own = self.own().node;
         let mut orders: BTreeMap<NodeId, Vec<Order>> = BTreeMap::new();
-        let mut open = BTreeSet::new();
-        for (key, (_, judgement)) in judged {
+        let mut open = BTreeMap::new();
+        for (key, (copies, judgement)) in judged {
+            let concerned: BTreeSet<NodeId> = copies.iter().map(|copy| copy.node).collect();
             for (node, order) in judgement.remedy {
                 let rot = matches!(order, Order::Refetch(_)) && node == own;
                 if repair == Repair::Rot && (!rot || judgement.why != Why::Rotted) {
                     continue;
                 }
-                open.insert(key.clone());
+                open.insert(key.clone(), concerned.clone());
                 orders.entry(node).or_default().push(order);
             }
         }
-        let wanted: BTreeSet<Key> = open.clone();
+        let wanted: BTreeSet<Key> = open.keys().cloned().collect();
         let members: BTreeMap<NodeId, Arc<Member>> =
             self.reachable().into_iter().map(|member| (member.node, member)).collect();
         for (node, orders) in orders {
@@ -58,7 +59,7 @@ impl Lead {
             let share = report.share.clone();
             for row in report.differences.iter_mut().filter(|row| wanted.contains(&row.key)) {
                 row.repair = RepairState::Done;
-                if open.contains(&row.key) {
+                if open.contains_key(&row.key) {
                     row.repair = RepairState::Failed;
                     row.message = words::not_mended(&row.at, &share, &names);
                 }
@@ -70,16 +71,23 @@ impl Lead {
         self.compare_all(&mut BTreeSet::new()).await
     }
 
-    async fn await_repair(&self, open: &mut BTreeSet<Key>) -> Result<(), Silence> {
+    /// Looks at what is being mended until it is in order on every node that it concerned. A node that
+    /// fell silent meanwhile is not taken for one that agrees.
+    async fn await_repair(
+        &self,
+        open: &mut BTreeMap<Key, BTreeSet<NodeId>>,
+    ) -> Result<(), Silence> {
         let mut progress_at = Instant::now();
         let mut pauses = LOOK_PAUSES.iter().copied();
         while !open.is_empty() && progress_at.elapsed() < REPAIR_WAIT {
             tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(1))).await;
-            let judged = self.look(open).await?;
-            if judged.len() < open.len() {
+            let judged = self.look(&open.keys().cloned().collect()).await?;
+            let answer: BTreeSet<NodeId> = self.reachable().iter().map(|m| m.node).collect();
+            let before = open.len();
+            open.retain(|key, concerned| judged.contains_key(key) || !concerned.is_subset(&answer));
+            if open.len() < before {
                 progress_at = Instant::now();
             }
-            open.retain(|key| judged.contains_key(key));
         }
         Ok(())
     }

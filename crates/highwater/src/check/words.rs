@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use highwater_core::check::{DamageCause, Hold, KeyState};
+use highwater_core::check::{DamageCause, Hold, KeyState, Order};
 use highwater_core::verdict::{Cause, Copy, Judgement, Why};
 use highwater_core::{EntryKind, Key, NodeId, ShareName};
 
@@ -31,6 +31,23 @@ pub(crate) fn difference(
         repair: RepairState::None,
         message: message(judged, share),
     }
+}
+
+/// What a repair would do.
+pub(crate) fn plan(judged: &Judgement, names: &Names) -> String {
+    let right = named(&judged.right, names);
+    let from = if right.is_empty() { String::new() } else { format!(" from {right}") };
+    let steps = judged.remedy.iter().map(|(node, order)| {
+        let node = named(&[*node], names);
+        match order {
+            Order::Adopt(entry) if !entry.kind.is_live() => format!("{node} deletes it"),
+            Order::Adopt(_) => format!("{node} takes in the newest state"),
+            Order::Refetch(_) => format!("{node} fetches what it has on record again{from}"),
+            Order::Record(_) => format!("{node} sets its record right by its file"),
+            Order::Rescan(_) => format!("{node} reads its file again, as an edit"),
+        }
+    });
+    format!("would be mended: {}", steps.collect::<Vec<_>>().join("; "))
 }
 
 /// What to do about a difference that could not be mended.
@@ -90,9 +107,11 @@ fn verdict(judged: &Judgement, names: &Names) -> String {
             Hold::MassDelete => format!("held by policy: a mass delete waits for a word at {at}"),
         };
     }
-    let has = |what: &str| match right.is_empty() {
+    // As many as there are.
+    let has = if judged.right.len() == 1 { "has" } else { "have" };
+    let beside = |what: &str| match right.is_empty() {
         true => format!("{what}; no node that was reached has the right content"),
-        false => format!("{what}; {right} has what is on record"),
+        false => format!("{what}; {right} {has} what is on record"),
     };
     match judged.why {
         Why::OnItsWay => format!("on its way to {at}"),
@@ -101,28 +120,28 @@ fn verdict(judged: &Judgement, names: &Names) -> String {
         Why::Behind if judged.cause == Cause::Extra && right.is_empty() => {
             format!("only {at} has it, and the others were never told of it")
         }
-        Why::Behind => format!("{right} has the newest state on record, {at} has not"),
+        Why::Behind => format!("{right} {has} the newest state on record, {at} not"),
         Why::OneVersion => {
             "the nodes have different states on record under one version, and nothing proves which \
              is right"
                 .to_owned()
         }
         Why::Unsettled => "they were made independently, and no node has settled them".to_owned(),
-        Why::Rotted => has(&format!("the bytes at {at} changed though nobody edited them")),
+        Why::Rotted => beside(&format!("the bytes at {at} changed though nobody edited them")),
         Why::HiddenChange => {
-            has(&format!("the bytes at {at} changed while size and modification time stayed"))
+            beside(&format!("the bytes at {at} changed while size and modification time stayed"))
         }
         Why::BadRecord => match right.is_empty() {
             true => format!("the record at {at} contradicts itself; its file may be right"),
             false => {
                 format!(
-                    "the file at {at} is what {right} has on record; the record at {at} is wrong"
+                    "the file at {at} is what {right} {has} on record; the record at {at} is wrong"
                 )
             }
         },
         Why::NotTakenIn => format!("{at} does not take in what stands in its folder"),
         Why::BeingWritten => format!("it is being written at {at}"),
-        Why::Unreadable => has(&format!("the file at {at} cannot be read")),
+        Why::Unreadable => beside(&format!("the file at {at} cannot be read")),
     }
 }
 
@@ -151,7 +170,12 @@ fn message(judged: &Judgement, share: &ShareName) -> String {
              anew"
                 .into()
         }
-        Why::Rotted | Why::Unreadable | Why::BadRecord => deep(),
+        Why::Unreadable => format!(
+            "see what stands there: correct its permissions, remove what is no file, or check the disk; \
+             then {}",
+            deep()
+        ),
+        Why::Rotted | Why::BadRecord => deep(),
         Why::HiddenChange => {
             format!("touch the file there if it was an edit, else {}", repair())
         }
