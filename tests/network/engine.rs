@@ -22,7 +22,7 @@ use plan::{Blow, Plan};
 use world::{Outcome, World};
 
 /// Seeds of one run: the first half always the same ones, the others new.
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 12;
 /// Worlds side by side. They sleep more than they work.
 const LANES: usize = 3;
 /// What is waited for is waited for this long: only a failure takes that.
@@ -91,7 +91,7 @@ fn an_engine_that_takes_in_slowly_is_sent_no_more_than_it_asked_for_and_nothing_
     /// The smallest window, what is written and not yet durable, and what is framed.
     const UNDER_WAY_MAX: u64 = 3 * 1024 * 1024;
     for (rate, size) in [(400_000, 12_000_000), (40_000, 2_500_000)] {
-        let plan = Plan::slow_receiver(rate, size);
+        let plan = Plan::undisturbed(2, rate, size);
         let (outcome, most) = World::new(0, &plan).play_undisturbed();
         if !outcome.violations.is_empty() {
             tell(0, &plan, &outcome);
@@ -101,6 +101,18 @@ fn an_engine_that_takes_in_slowly_is_sent_no_more_than_it_asked_for_and_nothing_
         assert!(most > size / 16, "{most} bytes: the line was never full");
         assert_eq!(outcome.reconnects, 0, "{:#?}", outcome.told);
     }
+}
+
+/// What the writer still owed was given up for the other receiver, who lacked it too.
+#[test]
+fn a_transfer_is_not_broken_off_for_a_peer_that_lacks_its_content() {
+    let plan = Plan::undisturbed(3, 400_000, 4_000_000);
+    let (outcome, _) = World::new(0, &plan).play_undisturbed();
+    if !outcome.violations.is_empty() || outcome.taken_up > 0 {
+        tell(0, &plan, &outcome);
+    }
+    assert_eq!(outcome.violations, Vec::<String>::new());
+    assert_eq!(outcome.taken_up, 0, "nothing broke, and the transfer was taken up again");
 }
 
 /// A killed node's runtime is gone under its shares' threads, which die of it. That needs no report.

@@ -107,12 +107,12 @@ impl Plan {
         }
     }
 
-    /// Two nodes, one content of `size` bytes, a line that holds any amount, and a receiver that takes in
-    /// `rate` bytes a second.
-    pub(crate) fn slow_receiver(rate: u64, size: u64) -> Self {
+    /// No faults: one content of `size` bytes, lines that hold any amount, and nodes that take in `rate`
+    /// bytes a second.
+    pub(crate) fn undisturbed(nodes: u8, rate: u64, size: u64) -> Self {
         Self {
-            nodes: 2,
-            dials: vec![(0, 1)],
+            nodes,
+            dials: (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b))).collect(),
             latency_ms: (5, 5),
             rate,
             segments: 8_192,

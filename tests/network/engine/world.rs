@@ -38,10 +38,10 @@ const STEP: Duration = Duration::from_micros(TICK_MS * 1000 / 30);
 const OVERTAXED: u64 = 40_000;
 /// How long the nodes are watched in the end.
 const WATCHED_MS: u64 = 3_000;
-/// Beside contents, for each link: handshakes, logs, gossip, probes.
-const BESIDES_BYTES: u64 = 200_000;
-/// Frames, ciphers and manifests, in parts of a hundred of the content.
-const FRAMING_PERCENT: u64 = 3;
+/// Beside contents, for each link: handshakes, logs, gossip, probes, and a chunk that was begun.
+const BESIDES_BYTES: u64 = 320_000;
+/// Frames, ciphers and manifests, in hundredths of the content.
+const FRAMING_PERCENT: u64 = 1;
 /// The smallest window: what may be asked of two sources at once.
 const WINDOW_BYTES: u64 = 1024 * 1024;
 
@@ -56,6 +56,8 @@ pub(crate) struct Outcome {
     pub(crate) missed: u64,
     /// After how many of them it went on above offset 0.
     pub(crate) resumed: u64,
+    /// How often any transfer was taken up above offset 0.
+    pub(crate) taken_up: usize,
     pub(crate) reconnects: u64,
     pub(crate) resent: u64,
     pub(crate) simulated_ms: u64,
@@ -376,6 +378,7 @@ impl<'a> World<'a> {
         let mut outcome = std::mem::take(&mut self.outcome);
         for host in &self.hosts {
             let seen = host.seen();
+            outcome.taken_up += seen.resumed.len();
             outcome.reconnects += seen.reconnects;
             outcome.resent += seen.resent;
         }

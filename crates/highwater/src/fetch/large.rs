@@ -113,6 +113,7 @@ async fn transfer(
         arrivals,
         asked: BTreeMap::new(),
         lacking: BTreeMap::new(),
+        without: BTreeSet::new(),
         tried: BTreeMap::new(),
         served_by: BTreeSet::new(),
         syncing: None,
@@ -197,6 +198,8 @@ struct Transfer<'a> {
     asked: BTreeMap<RequestId, Asked>,
     /// Sources that are left alone until then.
     lacking: BTreeMap<LinkId, Instant>,
+    /// Sources that said that they lack the content, when they were last asked.
+    without: BTreeSet<LinkId>,
     /// When sources were last asked.
     tried: BTreeMap<LinkId, Instant>,
     /// Who has sent bytes, and is told how far they are durable.
@@ -215,6 +218,11 @@ struct Asked {
 }
 
 impl Asked {
+    /// For how long nothing has come of it, nor of what it may wait behind.
+    fn silence(&self) -> Duration {
+        self.heard.elapsed().min(self.source.idle())
+    }
+
     /// No more is wanted of the answer; the peer is told if some is still to come.
     fn give_up(self, id: RequestId) {
         self.source.given_up(self.owed);
@@ -387,6 +395,7 @@ impl Transfer<'_> {
         if let Some(asked) = self.asked.get_mut(&id) {
             asked.heard = Instant::now();
             self.served_by.insert(asked.source.id);
+            self.without.remove(&asked.source.id);
             self.shown.set_state(TransferState::Receiving, Some(asked.source.peer));
         }
         if std::mem::take(&mut self.broken) {
@@ -444,6 +453,9 @@ impl Transfer<'_> {
         if let Some(asked) = self.asked.get(&id) {
             let link = asked.source.id;
             tracing::debug!(peer = ?asked.source.peer, ?refusal, key = %self.shown.key, "refused");
+            if refusal == Refusal::Lacks {
+                self.without.insert(link);
+            }
             self.leave_alone(link);
         }
         self.close(id);
@@ -477,7 +489,7 @@ impl Transfer<'_> {
     }
 
     fn look_for_stalls(&mut self, sources: &[Arc<Source>]) {
-        let paused = self.asked.values().all(|asked| asked.heard.elapsed() > PAUSE);
+        let paused = self.asked.values().all(|asked| asked.silence() > PAUSE);
         if paused && !self.asked.is_empty() && !self.broken {
             self.broken = true;
             self.shown.set_state(TransferState::Waiting, None);
@@ -498,15 +510,20 @@ impl Transfer<'_> {
     /// long.
     fn is_stalled(&self, asked: &Asked, sources: &[Arc<Source>]) -> bool {
         let other = sources.iter().any(|source| {
-            let able = !self.lacking.contains_key(&source.id) && !source.line.is_silent();
+            let able = self.may_take_over(source) && !source.line.is_silent();
             source.id != asked.source.id && able
         });
-        let waited = asked.heard.elapsed();
         if other {
-            waited > asked.source.candidate().patience().min(STALL)
+            asked.heard.elapsed() > asked.source.candidate().patience().min(STALL)
         } else {
-            waited.min(asked.source.idle()) > STALL
+            asked.silence() > STALL
         }
+    }
+
+    /// Whether a source can be asked for what another owes. One that lacked the content may have it by
+    /// now, and is asked for more of it; but what is on its way is not given up for that.
+    fn may_take_over(&self, source: &Source) -> bool {
+        !self.lacking.contains_key(&source.id) && !self.without.contains(&source.id)
     }
 
     /// When nothing is left to ask for, what a slow source still owes is asked of a fast one.
@@ -514,7 +531,7 @@ impl Transfer<'_> {
         if self.fetch.next_run(&self.manifest, 1).is_some() {
             return;
         }
-        let idle = sources.iter().filter(|s| !self.asks(s.id) && !self.lacking.contains_key(&s.id));
+        let idle = sources.iter().filter(|s| !self.asks(s.id) && self.may_take_over(s));
         let idle: Vec<Candidate> = idle.map(|source| source.candidate()).collect();
         let slow: Vec<(RequestId, LinkId)> = self
             .asked
