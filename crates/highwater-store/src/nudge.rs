@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,8 +23,10 @@ pub(crate) struct Nudger {
 #[derive(Default)]
 struct Watched {
     at_work: AtomicU32,
+    /// Whether the thread sleeps until somebody works.
+    rests: AtomicBool,
     closing: Mutex<bool>,
-    closed: Condvar,
+    stirred: Condvar,
 }
 
 /// What is done to whoever is waited for. It may itself come to wait.
@@ -60,7 +62,7 @@ impl Nudger {
 impl Drop for Nudger {
     fn drop(&mut self) {
         *self.watched.closing.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.watched.closed.notify_all();
+        self.watched.stirred.notify_all();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been printed where it happened.
             let _ = thread.join();
@@ -74,23 +76,46 @@ pub(crate) struct Watch(Arc<Watched>);
 impl Watch {
     /// Does the work, and has it nudged if it takes long.
     pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.0.at_work.fetch_add(1, Ordering::Relaxed);
+        self.0.at_work.fetch_add(1, Ordering::SeqCst);
+        if self.0.rests.load(Ordering::SeqCst) {
+            self.0.stir();
+        }
         let outcome = work();
-        self.0.at_work.fetch_sub(1, Ordering::Relaxed);
+        self.0.at_work.fetch_sub(1, Ordering::SeqCst);
         outcome
     }
 }
 
 impl Watched {
+    /// Wakes the thread that rests. Under the lock, for it rests only once it has let go of that.
+    fn stir(&self) {
+        let _closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stirred.notify_all();
+    }
+
+    /// Waits for the next look: a while, or, when nobody works, until somebody does.
+    fn wait<'a>(&self, closing: MutexGuard<'a, bool>) -> MutexGuard<'a, bool> {
+        self.rests.store(true, Ordering::SeqCst);
+        // Who begins to work after this question sees that the thread rests.
+        let closing = match self.at_work.load(Ordering::SeqCst) {
+            0 => self.stirred.wait(closing).unwrap_or_else(PoisonError::into_inner),
+            _ => closing,
+        };
+        self.rests.store(false, Ordering::SeqCst);
+        if *closing {
+            return closing;
+        }
+        self.stirred.wait_timeout(closing, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// Nudges when somebody was at work at the last 2, 4, 8, ... looks: as a nudge that comes to
     /// wait itself wakes nobody, each has a thread of its own, and there are few of them.
     fn watch(&self, nudge: &Nudge) {
         let mut looks = 0_u32;
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         while !*closing {
-            let waited = self.closed.wait_timeout(closing, LOOK_EVERY);
-            closing = waited.unwrap_or_else(PoisonError::into_inner).0;
-            let works = self.at_work.load(Ordering::Relaxed) > 0;
+            closing = self.wait(closing);
+            let works = self.at_work.load(Ordering::SeqCst) > 0;
             looks = if works { looks.saturating_add(1) } else { 0 };
             if looks > 1 && looks.is_power_of_two() {
                 let nudge = Arc::clone(nudge);
@@ -126,6 +151,16 @@ mod tests {
         });
         let nudger = nudger.expect("a thread");
         nudger.during(|| nudged.recv_timeout(PATIENCE)).expect("a second nudge");
+    }
+
+    #[test]
+    fn work_after_a_rest_is_nudged_too() {
+        let (nudge, nudged) = mpsc::channel();
+        let nudger = Nudger::start(move || nudge.send(()).unwrap_or(())).expect("a thread");
+        while !nudger.watched.rests.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        nudger.during(|| nudged.recv_timeout(LOOK_EVERY * 60)).expect("a nudge");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::nudge::{Nudger, Watch};
 const CACHE_BYTES: u64 = 2 << 20;
 /// How often sled's own flusher runs. It also collects garbage, so it must run; durability does
 /// not wait for it.
-const FLUSH_EVERY_MS: u64 = 2_000;
+const FLUSH_EVERY_MS: u64 = 5_000;
 /// After a close, a pool thread may hold the lock for a moment longer (sled issue 1289).
 const LOCK_RETRIES: u32 = 20;
 /// How the error begins when the lock is held. Its kind is `Other`, whatever the system said.

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use highwater_core::content::{CHUNKS_MAX, Manifest};
 use highwater_core::fetch::ChunkSet;
@@ -94,7 +94,6 @@ struct Progress {
     durable: u64,
     /// Somebody is syncing; others wait for the outcome.
     syncing: bool,
-    failed: Option<String>,
 }
 
 /// The store of one node. Shared by reference; every method may be called from any thread, and
@@ -102,8 +101,11 @@ struct Progress {
 #[derive(Debug)]
 pub struct Store {
     database: Box<dyn Backend>,
+    /// Held while a commit is written, which may wait for the disk.
     progress: Mutex<Progress>,
     synced: Condvar,
+    /// Why nothing is accepted any more. Not behind the lock: whoever only asks waits for no disk.
+    failed: OnceLock<String>,
 }
 
 impl Store {
@@ -137,7 +139,12 @@ impl Store {
                 database.apply(format).and_then(|()| database.sync()).map_err(open_error)?;
             }
         }
-        Ok(Self { database, progress: Mutex::default(), synced: Condvar::new() })
+        Ok(Self {
+            database,
+            progress: Mutex::default(),
+            synced: Condvar::new(),
+            failed: OnceLock::new(),
+        })
     }
 
     /// Writes the changes, atomically, and returns once they are durable.
@@ -150,7 +157,7 @@ impl Store {
         }
         let number = {
             let mut progress = self.working()?;
-            self.database.apply(commit.changes).map_err(|error| stop(&mut progress, &error))?;
+            self.database.apply(commit.changes).map_err(|error| self.stop(&error))?;
             progress.written += 1;
             progress.written
         };
@@ -192,31 +199,32 @@ impl Store {
                 progress.syncing = false;
                 match outcome {
                     Ok(()) => progress.durable = progress.durable.max(covered),
-                    Err(error) => drop(stop(&mut progress, &error)),
+                    Err(error) => drop(self.stop(&error)),
                 }
                 self.synced.notify_all();
             }
-            if let Some(reason) = &progress.failed {
-                return Err(StoreError::Stopped(reason.clone()));
-            }
+            self.check_working()?;
         }
         Ok(())
     }
 
-    /// Whether the store accepts commits.
+    /// Whether the store accepts commits. Never waits for the disk.
     ///
     /// # Errors
     /// Why it does not.
     pub fn check_working(&self) -> Result<(), StoreError> {
-        self.working().map(drop)
+        let stopped = self.failed.get().map(|reason| StoreError::Stopped(reason.clone()));
+        stopped.map_or(Ok(()), Err)
     }
 
     fn working(&self) -> Result<MutexGuard<'_, Progress>, StoreError> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        match &progress.failed {
-            Some(reason) => Err(StoreError::Stopped(reason.clone())),
-            None => Ok(progress),
-        }
+        self.check_working().map(|()| progress)
+    }
+
+    /// Accepts nothing from here on; the first reason stands.
+    fn stop(&self, error: &DatabaseError) -> StoreError {
+        StoreError::Stopped(self.failed.get_or_init(|| error.to_string()).clone())
     }
 
     /// The share with this name, if it was ever recorded.
@@ -564,12 +572,6 @@ fn open_error(dir: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-fn stop(progress: &mut Progress, error: &DatabaseError) -> StoreError {
-    let reason = error.to_string();
-    progress.failed = Some(reason.clone());
-    StoreError::Stopped(reason)
-}
-
 fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, StoreError> {
     postcard::from_bytes(value).map_err(|error| StoreError::Damaged(error.to_string()))
 }
@@ -591,6 +593,8 @@ fn content_in(key: &[u8]) -> Result<ContentHash, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use highwater_core::Epoch;
     use highwater_core::content::{Chunk, ChunkId};
 
@@ -600,6 +604,53 @@ mod tests {
     const SHARE: ShareNumber = ShareNumber(1);
     const NODE: NodeId = NodeId::from_bytes([2; 32]);
     const CONTENT: ContentHash = ContentHash::from_bytes([3; 32]);
+
+    /// A disk that is as slow as the test wants: it says that it was asked to write, and writes when
+    /// it may.
+    #[derive(Debug)]
+    struct SlowDisk {
+        asked: mpsc::SyncSender<()>,
+        may: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Backend for SlowDisk {
+        fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, DatabaseError> {
+            Ok(Some(FORMAT.to_vec()))
+        }
+
+        fn scan(&self, _: Vec<u8>, _: Option<Vec<u8>>) -> crate::backend::Rows {
+            Box::new(std::iter::empty())
+        }
+
+        fn apply(&self, _: crate::backend::Changes) -> Result<(), DatabaseError> {
+            self.asked.send(()).expect("the test waits");
+            self.may.lock().expect("one writer").recv().expect("the test goes on");
+            Ok(())
+        }
+
+        fn sync(&self) -> Result<(), DatabaseError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whoever_asks_how_the_store_is_waits_for_no_write() {
+        let ((asked, told), (go, may)) = (mpsc::sync_channel(0), mpsc::channel());
+        let disk = SlowDisk { asked, may: Mutex::new(may) };
+        let store = Store::on(Box::new(disk), Path::new("slow")).expect("opened");
+        std::thread::scope(|scope| {
+            let commit = Commit { changes: vec![(b"key".to_vec(), None)] };
+            let committing = scope.spawn(|| store.commit(commit));
+            told.recv().expect("a write that takes long");
+            let (answer, answered) = mpsc::channel();
+            let store = &store;
+            scope.spawn(move || answer.send(store.check_working().is_ok()));
+            let within = answered.recv_timeout(std::time::Duration::from_secs(30));
+            go.send(()).expect("the write ends");
+            committing.join().expect("no panic").expect("committed");
+            assert_eq!(within, Ok(true), "it waited for the write");
+        });
+    }
 
     /// Writes rows past the store.
     fn write(dir: &Path, rows: impl IntoIterator<Item = (Vec<u8>, &'static [u8])>) {
