@@ -11,6 +11,7 @@ use highwater_core::quality::{Minute, Quality, Summary, Way};
 use highwater_core::{NodeId, Time};
 use highwater_net::LinkHandle;
 
+use crate::beat;
 use crate::engine::Inner;
 use crate::fetch::source::LinkId;
 
@@ -138,10 +139,10 @@ impl Lines {
 
 /// Looks at the links for as long as the engine lives.
 pub(crate) async fn watch(engine: Weak<Inner>) {
-    let mut every = tokio::time::interval(LOOK_EVERY);
-    loop {
-        every.tick().await;
-        let Some(engine) = engine.upgrade() else { return };
+    while let Some(engine) = engine.upgrade() {
         engine.lines.look();
+        let began = engine.net.began();
+        drop(engine);
+        beat::next(began, LOOK_EVERY).await;
     }
 }
