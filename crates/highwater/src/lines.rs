@@ -55,9 +55,9 @@ impl Meter {
         self.quality().rate_in(self.now())
     }
 
-    /// Whether content moved a moment ago.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.quality().is_busy(self.now())
+    /// Whether content moved this way a moment ago.
+    pub(crate) fn is_busy(&self, way: Way) -> bool {
+        self.quality().is_busy(self.now(), way)
     }
 
     /// The minutes of the last day, with how long ago each began.
