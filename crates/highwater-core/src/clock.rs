@@ -21,6 +21,26 @@ impl Time {
     pub fn since(self, earlier: Time) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The last multiple of `step` from the fixed point that is not after this. What is due on such
+    /// moments is due together, and a process that sleeps is woken once for all of it.
+    #[must_use]
+    pub fn rounded_down(self, step: Duration) -> Time {
+        Time(self.0.saturating_sub(self.past(step)))
+    }
+
+    /// The first multiple of `step` from the fixed point that is not before this.
+    #[must_use]
+    pub fn rounded_up(self, step: Duration) -> Time {
+        let past = self.past(step);
+        if past.is_zero() { self } else { self + step.saturating_sub(past) }
+    }
+
+    /// How long after the last multiple of `step` this is.
+    fn past(self, step: Duration) -> Duration {
+        let past = self.0.as_nanos() % step.as_nanos().max(1);
+        Duration::from_nanos(u64::try_from(past).unwrap_or(0))
+    }
 }
 
 impl Add<Duration> for Time {
@@ -101,6 +121,21 @@ impl Hlc {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_rounded_to_those_that_others_are_rounded_to() {
+        let at = |millis| Time::since_start(Duration::from_millis(millis));
+        let step = Duration::from_millis(500);
+        for (moment, down, up) in
+            [(0, 0, 0), (1, 0, 500), (499, 0, 500), (500, 500, 500), (1501, 1500, 2000)]
+        {
+            assert_eq!(
+                (at(moment).rounded_down(step), at(moment).rounded_up(step)),
+                (at(down), at(up))
+            );
+        }
+        assert_eq!(at(7).rounded_up(Duration::ZERO), at(7));
+    }
 
     #[test]
     fn a_stamp_moves_forward_even_when_the_clock_does_not() {

@@ -267,10 +267,13 @@ impl Quality {
         *sum = sum.saturating_add(bytes);
     }
 
-    /// Whether content moved a moment ago, either way.
-    pub fn is_busy(&self, now: Time) -> bool {
-        let lately = |flow: &Flow| flow.last.is_some_and(|last| now.since(last) < PAUSE);
-        lately(&self.flow_in) || lately(&self.flow_out)
+    /// Whether content moved this way a moment ago.
+    pub fn is_busy(&self, now: Time, way: Way) -> bool {
+        let flow = match way {
+            Way::In => &self.flow_in,
+            Way::Out => &self.flow_out,
+        };
+        flow.last.is_some_and(|last| now.since(last) < PAUSE)
     }
 
     /// Bytes a second from the peer while a transfer ran, once measured.

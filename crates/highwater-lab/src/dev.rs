@@ -160,9 +160,12 @@ pub fn up(options: &UpOptions, say: &dyn Fn(&str)) -> Result<DevReport> {
     if let Err(error) = begun {
         let stopped = stop(&mut ledger, &missing);
         ledger.save(&dir)?;
-        let what = format!("the cluster in {} was not brought up", dir.display());
-        let stopped = stopped.0.len();
-        return Err(error).context(format!("{what}; {stopped} nodes were stopped again"));
+        let again = match stopped.0.as_slice() {
+            [] => "no node runs that did not before".to_owned(),
+            names => format!("{} stopped again", names.join(", ")),
+        };
+        let what = format!("the cluster in {} was not brought up ({again})", dir.display());
+        return Err(error).context(what);
     }
     let mut report = report(&ledger, &dir);
     report.started = missing.iter().map(|&at| ledger.nodes[at].name.clone()).collect();
@@ -307,8 +310,15 @@ fn make(ledger: &mut Ledger, dir: &Path, say: &dyn Fn(&str)) -> Result<()> {
 fn start(ledger: &mut Ledger, dir: &Path, which: &[usize], say: &dyn Fn(&str)) -> Result<()> {
     for &index in which {
         let mut node = ledger.node(dir, index);
-        node.start()?;
+        let started = node.start();
         let name = &node.spec().name;
+        if started.is_err() {
+            bail!(
+                "{name} did not start: {}; its log is {}",
+                last_words(&node),
+                node.log_path().display()
+            );
+        }
         let pid = node.pid().with_context(|| format!("{name} has no process"))?;
         ledger.nodes[index].process = Some(ProcessRecord::of(pid)?);
         ledger.save(dir)?;
@@ -316,6 +326,13 @@ fn start(ledger: &mut Ledger, dir: &Path, which: &[usize], say: &dyn Fn(&str)) -
         node.leave_running();
     }
     Ok(())
+}
+
+/// What a daemon said last: when it did not start, the reason.
+fn last_words(node: &Node) -> String {
+    let log = fs::read_to_string(node.log_path()).unwrap_or_default();
+    let last = log.lines().last().unwrap_or("it said nothing");
+    last.trim_start_matches("highwater: ").to_owned()
 }
 
 /// Waits until every node is in sync with all its peers and knows all the others as active.

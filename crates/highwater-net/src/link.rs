@@ -146,7 +146,7 @@ impl Pulse {
         let oldest = self.pings.values().next().copied();
         let suspect_at = oldest.map(|sent| sent.max(heard) + self.patience());
         let next = if health == Health::Alive {
-            together(next_ping.min(now + LOOK_EVERY))
+            next_ping.min(now + LOOK_EVERY).rounded_up(LOOKS_TOGETHER)
         } else {
             now + SUSPECT_LOOK_EVERY
         };
@@ -196,13 +196,6 @@ impl Pulse {
         let usual = self.round_trip.map_or(Duration::ZERO, |trip| trip.smoothed);
         (usual * SUSPECT_AFTER_ROUND_TRIPS).clamp(SUSPECT_AFTER, SUSPECT_AFTER_MAX)
     }
-}
-
-/// The first moment from `at` on at which all links are looked at.
-fn together(at: Time) -> Time {
-    let grid = LOOKS_TOGETHER.as_nanos();
-    let past = (at.since(Time::default()).as_nanos() % grid) as u64;
-    if past == 0 { at } else { at + (LOOKS_TOGETHER - Duration::from_nanos(past)) }
 }
 
 /// Two connections that come up within this time, dialled from both sides, are taken for

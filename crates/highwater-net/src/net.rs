@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use highwater_core::member::{Card, Decision, Facts, Order};
 use highwater_core::wire::{Goodbye, Hello};
@@ -191,6 +191,12 @@ impl Net {
     /// Signs an operator's order.
     pub fn seal_order(&self, decision: Decision) -> Option<Order> {
         seal::seal_order(&self.context.identity, decision)
+    }
+
+    /// The moment from which its regular work is reckoned: others whose work falls on the same beat
+    /// wake the process together with it.
+    pub fn began(&self) -> Instant {
+        self.context.clock.instant(Time::default())
     }
 
     /// How often idle links are pinged from now on: at least every 5 s, at most every 200 ms.

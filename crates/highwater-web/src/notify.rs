@@ -82,7 +82,7 @@ async fn feed_webhook(engine: Engine, http: SocketAddr) {
             Sent::Nothing => {
                 tokio::select! {
                     () = engine.lookout().turned() => {}
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = engine.beat(LOOK_EVERY) => {}
                 }
             }
             Sent::NotTaken => {

@@ -27,6 +27,7 @@ use highwater_store::{Store, StoreError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::beat;
 use crate::check::Checks;
 use crate::cluster::actor::{self, Actor};
 use crate::cluster::memory::Memory;
@@ -182,7 +183,7 @@ impl Engine {
         tokio::spawn(listen(Arc::downgrade(&inner), events));
         tokio::spawn(lines::watch(Arc::downgrade(&inner)));
         tokio::spawn(health::watch(Arc::downgrade(&inner)));
-        tokio::spawn(keep_a_lookout(Arc::downgrade(&inner)));
+        tokio::spawn(keep_a_lookout(inner.net.began(), Arc::downgrade(&inner)));
         inner.set_peers();
         inner.resume_checks();
         tokio::spawn(checks::scrub(Arc::downgrade(&inner)));
@@ -217,6 +218,12 @@ impl Engine {
     /// What happens from now on. Who lags behind by more than 256 misses some, and is told so.
     pub fn events(&self) -> broadcast::Receiver<Occurrence> {
         self.0.happenings.subscribe()
+    }
+
+    /// Waits for the next of the moments, `every` apart, at which this node does what it does again
+    /// and again.
+    pub async fn beat(&self, every: Duration) {
+        beat::next(self.0.net.began(), every).await;
     }
 
     /// Ticks whenever something that [`Engine::status`] shows has changed.
@@ -403,8 +410,8 @@ async fn listen(engine: std::sync::Weak<Inner>, mut events: mpsc::Receiver<NetEv
 }
 
 /// Looks at the node now and then, as long as the engine lives.
-async fn keep_a_lookout(engine: std::sync::Weak<Inner>) {
-    lookout::run(|| async {
+async fn keep_a_lookout(began: Instant, engine: std::sync::Weak<Inner>) {
+    lookout::run(began, || async {
         let Some(inner) = engine.upgrade() else { return false };
         let engine = Engine(inner);
         let (mut status, config) = (engine.status().await, engine.config());

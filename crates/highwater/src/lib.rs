@@ -2,6 +2,7 @@
 //! `highwater-core` decides.
 #![forbid(unsafe_code)]
 
+mod beat;
 pub mod check;
 mod cluster;
 pub mod config;

@@ -12,6 +12,7 @@ use highwater_core::{NodeId, Time};
 use highwater_net::LinkHandle;
 use tokio::time::Instant;
 
+use crate::beat;
 use crate::engine::Inner;
 use crate::fetch::source::LinkId;
 
@@ -55,9 +56,9 @@ impl Meter {
         self.quality().rate_in(self.now())
     }
 
-    /// Whether content moved a moment ago.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.quality().is_busy(self.now())
+    /// Whether content moved this way a moment ago.
+    pub(crate) fn is_busy(&self, way: Way) -> bool {
+        self.quality().is_busy(self.now(), way)
     }
 
     /// The minutes of the last day, with how long ago each began.
@@ -139,10 +140,10 @@ impl Lines {
 
 /// Looks at the links for as long as the engine lives.
 pub(crate) async fn watch(engine: Weak<Inner>) {
-    let mut every = tokio::time::interval(LOOK_EVERY);
-    loop {
-        every.tick().await;
-        let Some(engine) = engine.upgrade() else { return };
+    while let Some(engine) = engine.upgrade() {
         engine.lines.look();
+        let began = engine.net.began();
+        drop(engine);
+        beat::next(began, LOOK_EVERY).await;
     }
 }

@@ -23,6 +23,7 @@ use highwater_core::{NodeId, ShareName, Time};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::beat;
 use crate::config::AlertsConfig;
 use crate::home::Home;
 use crate::report::{AlertRow, AlertsReport, Delivery, LagRow, Status};
@@ -244,12 +245,10 @@ impl Lookout {
     }
 }
 
-/// Looks again and again, until what `look` looks at is gone.
-pub(crate) async fn run<F: Future<Output = bool>>(mut look: impl FnMut() -> F) {
-    let mut turns = tokio::time::interval(LOOK_EVERY);
-    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Looks again and again, on the beat of what `began` then, until what `look` looks at is gone.
+pub(crate) async fn run<F: Future<Output = bool>>(began: Instant, mut look: impl FnMut() -> F) {
     while look().await {
-        turns.tick().await;
+        beat::next(began, LOOK_EVERY).await;
     }
 }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::watch::LOOK_EVERY;
 use super::{Effect, Membership, Message};
 use crate::clock::Time;
 use crate::id::NodeId;
@@ -32,7 +33,7 @@ impl Membership {
     }
 
     pub(super) fn vitals_due(&self) -> Time {
-        self.vitals_at + self.round()
+        (self.vitals_at + self.round()).rounded_down(LOOK_EVERY)
     }
 
     /// Tells the next neighbour what is known, if a round has passed.

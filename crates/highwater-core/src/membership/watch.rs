@@ -42,8 +42,10 @@ const OVERSLEPT: Duration = Duration::from_secs(3);
 const STRAIN_MAX: u32 = 4;
 /// Strain fades by one in this time.
 const STRAIN_FADES: Duration = Duration::from_secs(10);
-/// The machine wants to be woken at least this often, so that lateness means something.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The machine wants to be woken at least this often, so that lateness means something. It is on
+/// multiples of this, as the other regular work of a node: a timer that goes off costs an idle node
+/// more than what is then done.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A neighbour that does not answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -265,6 +267,9 @@ impl Membership {
             let pending = member.health == Health::Suspect && !self.is_removed(id);
             pending.then_some(member.since + patience)
         });
-        troubles.chain(suspects).chain([self.looked_at + LOOK_EVERY]).min()
+        troubles
+            .chain(suspects)
+            .chain([(self.looked_at + LOOK_EVERY).rounded_down(LOOK_EVERY)])
+            .min()
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn watch(engine: Engine, http: SocketAddr) {
         }
         let figures = known.iter().filter_map(|(name, known)| figure(name, known));
         engine.lookout().hand_in("certificates", figures.collect());
-        tokio::time::sleep(LOOK_EVERY).await;
+        engine.beat(LOOK_EVERY).await;
     }
 }
 

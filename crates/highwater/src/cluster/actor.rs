@@ -1,7 +1,8 @@
 //! The task that owns the membership machine.
 //!
 //! It waits for something to happen or for the machine's deadline, gives it to the machine, and
-//! carries out the effects. It never waits for a link: what a full link does not take is owed again.
+//! carries out the effects. It never waits for a link: what a full link does not take is owed again;
+//! nor for a disk, until it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, Weak};
@@ -13,7 +14,7 @@ use highwater_core::wire::Control;
 use highwater_core::{NodeId, ShareName, Time};
 use highwater_net::{LinkHandle, verify_card, verify_order};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::choose::Choosing;
@@ -65,6 +66,7 @@ pub(crate) struct Actor {
     clock_offsets: BTreeMap<NodeId, i64>,
     probes: JoinSet<()>,
     save_at: Option<Instant>,
+    saving: Option<JoinHandle<()>>,
     pub(super) choosing: Choosing,
     voice: Voice,
 }
@@ -100,17 +102,20 @@ fn host(config: &Config) -> String {
 impl Actor {
     /// The task of the node that `inner` is, which begins with `memory`; `own` is its card.
     pub(crate) fn new(inner: &Arc<Inner>, end: TaskEnd, own: Card, memory: Memory) -> Self {
-        let machine = Membership::new(Time::default(), own, memory.members, memory.orders);
+        let began = inner.net.began();
+        let now = Time::since_start(began.elapsed());
+        let machine = Membership::new(now, own, memory.members, memory.orders);
         let mut actor = Self {
             engine: Arc::downgrade(inner),
             end,
             machine,
-            began: Instant::now(),
+            began,
             lines: BTreeMap::new(),
             current: BTreeMap::new(),
             clock_offsets: BTreeMap::new(),
             probes: JoinSet::new(),
             save_at: None,
+            saving: None,
             choosing: Choosing::default(),
             voice: Voice::default(),
         };
@@ -128,7 +133,7 @@ impl Actor {
                 told = self.end.inbox.recv() => match told {
                     None => return,
                     Some(Told::Stop(answer)) => {
-                        self.save().await;
+                        self.save_and_wait().await;
                         let _ = answer.send(());
                         return;
                     }
@@ -142,7 +147,7 @@ impl Actor {
                 }
             }
             if self.save_at.is_some_and(|at| at <= Instant::now()) {
-                self.save().await;
+                self.save();
             }
         }
     }
@@ -446,16 +451,37 @@ impl Actor {
         }
     }
 
-    async fn save(&mut self) {
-        let Some(engine) = self.engine.upgrade() else { return };
+    /// Begins to save what is known, unless the disk is still at the last of it: then a little later.
+    fn save(&mut self) {
+        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            self.save_at = Some(Instant::now() + SAVE_AFTER);
+            return;
+        }
         self.save_at = None;
+        let Some(engine) = self.engine.upgrade() else { return };
         let (members, orders) = self.machine.saved();
         let incarnation = self.machine.own().facts().incarnation;
         let path = engine.home.members_path();
         let memory = Memory { incarnation, members, orders };
-        let saved = tokio::task::spawn_blocking(move || memory.save(&path)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::warn!("cannot save who is in the cluster: {error}; check the disk");
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = memory.save(&path) {
+                tracing::warn!("cannot save who is in the cluster: {error}; check the disk");
+            }
+        }));
+    }
+
+    /// Saves what is known, at the end.
+    async fn save_and_wait(&mut self) {
+        // What may be under way was begun before the latest news.
+        self.saved().await;
+        self.save();
+        self.saved().await;
+    }
+
+    async fn saved(&mut self) {
+        if let Some(saving) = self.saving.take() {
+            // A panic was logged where it was.
+            let _ = saving.await;
         }
     }
 }

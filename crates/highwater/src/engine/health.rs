@@ -12,6 +12,7 @@ use highwater_core::{ShareName, Time};
 use tokio::time::Instant;
 
 use super::{Engine, Inner, blocking};
+use crate::beat;
 use crate::report::event::Happening;
 use crate::report::{ClusterCheck, Health, HealthReason, ShareState, ShareStatus};
 use crate::share::machine::wall_now;
@@ -189,11 +190,11 @@ impl Inner {
 
 /// Looks after the node for as long as the engine lives.
 pub(super) async fn watch(engine: Weak<Inner>) {
-    let mut every = tokio::time::interval(LOOK_EVERY);
-    loop {
-        every.tick().await;
-        let Some(engine) = engine.upgrade() else { return };
+    while let Some(engine) = engine.upgrade() {
         engine.watch().await;
+        let began = engine.net.began();
+        drop(engine);
+        beat::next(began, LOOK_EVERY).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_core::quality::Quality;
+use highwater_core::quality::{Quality, Way};
 use highwater_core::wire::{Ask, Content, DATA_BYTES_MAX, Reply, RequestId};
 use highwater_core::{NodeId, ShareName, Time};
 use highwater_net::LinkHandle;
@@ -189,10 +189,11 @@ struct Ground {
 }
 
 impl Ground {
-    /// Waits until no content moves; false when it never stops.
+    /// Waits until no content moves, neither what this node asked for nor what it serves; false when
+    /// it never stops.
     async fn yields(&self) -> bool {
         let begun = Instant::now();
-        while self.source.candidate().under_way > 0 {
+        while self.source.candidate().under_way > 0 || self.meter.is_busy(Way::Out) {
             if begun.elapsed() > YIELD_WAIT {
                 return false;
             }
@@ -242,7 +243,7 @@ impl Ground {
         let mut bytes = 0;
         let begun = Instant::now();
         while begun.elapsed() < MOVE_FOR && bytes < MOVE_BYTES_MAX {
-            if self.meter.is_busy() && !self.yields().await {
+            if !self.yields().await {
                 break;
             }
             let piece = filler(DATA_BYTES_MAX);

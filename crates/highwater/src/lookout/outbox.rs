@@ -79,12 +79,16 @@ impl Parcel {
 #[derive(Debug)]
 pub struct Outbox {
     dir: PathBuf,
+    /// Counted when something changes: whoever only asks waits for no disk.
+    queued: AtomicU64,
     dropped: AtomicU64,
 }
 
 impl Outbox {
     pub(super) fn at(dir: PathBuf) -> Self {
-        Self { dir, dropped: AtomicU64::new(0) }
+        let outbox = Self { dir, queued: AtomicU64::new(0), dropped: AtomicU64::new(0) };
+        outbox.count();
+        outbox
     }
 
     /// Adds a turn, durably. Without room the oldest one goes.
@@ -99,6 +103,7 @@ impl Outbox {
                 self.dir.display()
             );
         }
+        self.count();
     }
 
     fn make_room(&self) -> io::Result<()> {
@@ -129,6 +134,7 @@ impl Outbox {
                     tracing::warn!("{} is no alert that was queued; it is removed", path.display());
                     fs::remove_file(&path)?;
                     self.dropped.fetch_add(1, Ordering::Relaxed);
+                    self.count();
                 }
             }
         }
@@ -139,12 +145,19 @@ impl Outbox {
     /// # Errors
     /// When it cannot be removed; it is posted again.
     pub fn settle(&self, parcel: &Parcel) -> io::Result<()> {
-        fs::remove_file(self.dir.join(parcel.file_name()))
+        let removed = fs::remove_file(self.dir.join(parcel.file_name()));
+        self.count();
+        removed
     }
 
     /// How many turns wait.
     pub fn queued(&self) -> u64 {
-        self.names().map_or(0, |names| names.len() as u64)
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) {
+        let queued = self.names().map_or(0, |names| names.len() as u64);
+        self.queued.store(queued, Ordering::Relaxed);
     }
 
     /// How many turns were never posted.
