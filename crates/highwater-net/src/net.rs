@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use highwater_core::member::{Card, Decision, Facts, Order};
 use highwater_core::wire::{Goodbye, Hello};
 use highwater_core::{NodeId, Time};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::accept;
 use crate::clock::Clock;
