@@ -35,7 +35,7 @@ pub(crate) trait Reach: Debug + Send + Sync {
     fn own(&self) -> NodeId;
 
     /// The link to a peer, while one is up.
-    fn link(&self, peer: &NodeId) -> Option<(Arc<Talk>, mpsc::Sender<Control>)>;
+    fn link(&self, peer: &NodeId) -> Option<LinkEnds>;
 
     /// Whether an operator removed this node from the cluster.
     fn is_removed(&self, node: &NodeId) -> bool;
@@ -43,6 +43,9 @@ pub(crate) trait Reach: Debug + Send + Sync {
     /// What the nodes of the cluster call themselves.
     fn names(&self) -> Later<'_, BTreeMap<NodeId, String>>;
 }
+
+/// The two ends of a link that a check talks over: what hears answers, and what sends.
+pub(crate) type LinkEnds = (Arc<Talk>, mpsc::Sender<Control>);
 
 /// Something that has to be waited for.
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -194,7 +197,7 @@ fn passed_on(
     through: &[NodeId],
     node: NodeId,
     ask: CheckAsk,
-) -> Option<((Arc<Talk>, mpsc::Sender<Control>), CheckAsk)> {
+) -> Option<(LinkEnds, CheckAsk)> {
     let (first, rest) = through.split_first()?;
     let way = rest.iter().copied().chain([node]).collect();
     Some((reach.link(first)?, CheckAsk::Onward(Onward { way, ask: Box::new(ask) })))
