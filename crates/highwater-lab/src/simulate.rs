@@ -16,8 +16,6 @@ use serde_json::json;
 
 /// One seed in this many is played twice.
 const TWICE_EVERY: u64 = 100;
-/// From so many stories on, what is rare must have come up.
-const RARE_FROM: u64 = 100;
 /// Failures that are shown; more say nothing new.
 const FAILURES_MAX: usize = 5;
 
@@ -128,7 +126,7 @@ impl Campaign {
 
     /// What is rare and never came up, in a campaign that is long enough for it.
     fn missing(&self) -> Vec<&'static str> {
-        if self.played < RARE_FROM { Vec::new() } else { never_came_up(&self.counts) }
+        never_came_up(&self.counts, self.played)
     }
 
     fn report(&self, options: &SimulateOptions, took: Duration) {

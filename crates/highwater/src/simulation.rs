@@ -46,24 +46,25 @@ const SILENCE: u64 = 60 * SECOND;
 /// How often a mended cluster is looked at.
 const LOOK_EVERY: u64 = SECOND;
 
-/// What comes up in any hundred stories, or they do not try what they say: keys of
+/// What must come up, and in how many stories at the latest, or they do not try what they say: keys of
 /// [`Outcome::counts`].
-pub const RARE: [&str; 10] = [
-    "conflict copies",
-    "files torn by a power cut",
-    "histories begun anew",
-    "links broken",
-    "mass deletes held back",
-    "pauses on a full disk",
-    "power cuts",
-    "restores",
-    "resumed at an offset above 0",
-    "stores lost",
+pub const RARE: [(&str, u64); 10] = [
+    ("conflict copies", 100),
+    ("files torn by a power cut", 10_000),
+    ("histories begun anew", 100),
+    ("links broken", 100),
+    ("mass deletes held back", 1_000),
+    ("pauses on a full disk", 1_000),
+    ("power cuts", 100),
+    ("restores", 100),
+    ("resumed at an offset above 0", 100),
+    ("stores lost", 100),
 ];
 
-/// Those of [`RARE`] that are not among the counts of many stories.
-pub fn never_came_up(counts: &BTreeMap<&'static str, u64>) -> Vec<&'static str> {
-    RARE.into_iter().filter(|what| counts.get(what).is_none_or(|times| *times == 0)).collect()
+/// Those of [`RARE`] that are not among the counts of so many stories, and had to be.
+pub fn never_came_up(counts: &BTreeMap<&'static str, u64>, stories: u64) -> Vec<&'static str> {
+    let due = RARE.into_iter().filter(|(_, from)| stories >= *from).map(|(what, _)| what);
+    due.filter(|what| counts.get(what).is_none_or(|times| *times == 0)).collect()
 }
 
 /// How a story went.
