@@ -227,6 +227,23 @@ fn both_sides_of_a_conflict_stay_and_every_node_makes_the_same_of_it() {
     assert_eq!(a.replica.totals().conflicts, 1);
 }
 
+/// A node that wanted the winner may have given it up meanwhile. And the loser's holder replaces it as
+/// soon as a version includes it, which may be before its bytes are kept in the copy.
+#[test]
+fn the_winner_of_a_conflict_is_said_again_without_what_is_not_kept_yet() {
+    let (mut a, mut b) = apart();
+    a.sees("plan.txt", "the winner", 30);
+    b.sees("plan.txt", "the loser", 20);
+    let (said, loser) = (a.replica.head(), b.live()[0].2.clone());
+    a.hears(&b);
+    assert_eq!(a.replica.head(), said.next());
+    let (_, content, winner) = a.live().remove(0);
+    assert_eq!(content, hash("the winner"));
+    assert!(!winner.includes(&loser), "its copy is only wanted: {:?}", a.replica.wanted());
+    meet(&mut a, &mut b);
+    assert_eq!(a.contents(), sorted(["the loser", "the winner"]));
+}
+
 #[test]
 fn an_edit_beats_a_concurrent_delete_whoever_hears_first() {
     for edit_at in [15, 25] {
