@@ -26,6 +26,7 @@ use crate::oracle;
 use crate::proxy::Proxy;
 use crate::status::TransferStatus;
 use crate::tree::write_file;
+use crate::void;
 
 const A: usize = 0;
 const B: usize = 1;
@@ -52,8 +53,6 @@ const UNACKNOWLEDGED: u64 = 200 * KIB;
 /// A connection that ends within so many bytes ended in its handshake, or while the nodes greeted
 /// each other.
 const GREETING: u64 = 4_000;
-/// Part of the cuts that may fall outside a transfer.
-const VOID_MAX: f64 = 0.1;
 /// From so many cuts on, some transfer must have gone on where it was acknowledged.
 const RESUMED_FROM: u64 = 20;
 /// Longest wait for anything that must come about.
@@ -192,7 +191,7 @@ pub fn run(options: &CutOptions) -> Result<CutReport> {
         report.add(lane.join().map_err(|_| anyhow::anyhow!("a pair of nodes panicked"))??);
     }
     report.seconds = began.elapsed().as_secs_f64();
-    if report.void as f64 > (report.cuts + report.void) as f64 * VOID_MAX {
+    if void::is_too_much(report.void, report.cuts + report.void) {
         let what = format!("{} of {} cuts were void", report.void, report.cuts + report.void);
         report.violations.push(what);
     }

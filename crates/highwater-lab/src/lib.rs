@@ -51,3 +51,4 @@ pub mod script;
 pub mod simulate;
 pub mod status;
 pub mod tree;
+mod void;

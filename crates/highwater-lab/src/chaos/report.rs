@@ -6,9 +6,8 @@ use serde::Serialize;
 
 use super::limits::Peak;
 use super::nemesis::{Count, Kind};
+use crate::void;
 
-/// Part of the faults, beyond one, that may fall on nothing before a run proves nothing.
-const VOID_MAX: f64 = 0.1;
 /// Part of the changes of which a client may not know whether they happened.
 const UNSURE_MAX: f64 = 0.2;
 
@@ -77,7 +76,7 @@ impl ChaosReport {
     pub(crate) fn judge_itself(&mut self, demand_rare: bool, roots: bool, sharing: bool) {
         self.fell = self.faults.values().map(|count| count.fell).sum();
         self.void = self.faults.values().map(|count| count.void).sum();
-        if self.void as f64 > 1.0 + self.fell as f64 * VOID_MAX {
+        if void::is_too_much(self.void, self.fell) {
             let what = format!("{} of {} faults fell on nothing", self.void, self.fell);
             self.violations.push(what);
         }

@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-/// Most of a hundred iterations that may be void before a run proves nothing.
-const VOID_PERCENT_MAX: u64 = 10;
+use crate::void;
 
 /// The figures of one run, printed as one line of JSON.
 #[derive(Clone, Debug, Serialize)]
@@ -74,7 +73,7 @@ impl Tally {
 
     /// Whether too much of the run was in vain.
     pub fn is_void(&self) -> bool {
-        self.void * 100 > (self.iterations + self.void) * VOID_PERCENT_MAX
+        void::is_too_much(self.void, self.iterations + self.void)
     }
 
     /// Whether everything held, and was tried.
