@@ -22,7 +22,7 @@ use plan::{Blow, Plan};
 use world::{Outcome, World};
 
 /// Seeds of one run: the first half always the same ones, the others new.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 8;
 /// Worlds side by side. They sleep more than they work.
 const LANES: usize = 3;
 /// What is waited for is waited for this long: only a failure takes that.

@@ -42,7 +42,8 @@ const WATCHED_MS: u64 = 3_000;
 const BESIDES_BYTES: u64 = 320_000;
 /// Frames, ciphers and manifests, in hundredths of the content.
 const FRAMING_PERCENT: u64 = 1;
-/// The smallest window: what may be asked of two sources at once.
+/// The smallest window: what may have been on its way when a line was held, and come again, or be asked of
+/// two sources at once.
 const WINDOW_BYTES: u64 = 1024 * 1024;
 
 /// What came of one world.
@@ -318,10 +319,8 @@ impl<'a> World<'a> {
         for node in 0..self.plan.nodes {
             let Owed { taken, bytes } = self.owed[usize::from(node)];
             let taken = self.host(node).sockets.flow.taken.load(SeqCst) - taken;
-            let allowed = bytes
-                + bytes * FRAMING_PERCENT / 100
-                + others * BESIDES_BYTES
-                + (others - 1) * WINDOW_BYTES;
+            let allowed =
+                bytes + bytes * FRAMING_PERCENT / 100 + others * (BESIDES_BYTES + WINDOW_BYTES);
             self.tell(format!("node {node} took in {taken} bytes for {bytes}"));
             if taken > allowed {
                 self.violation(format!(
