@@ -2,7 +2,8 @@
 //!
 //! The nodes are real: the thread of a share with all its decisions, on the real store code. What
 //! is played is what they stand on (`crew.rs`): a clock that jumps from event to event, folders
-//! (`disk.rs`, `folder.rs`) and a database in memory that lose what was not synced, links
+//! (`disk.rs`, `folder.rs`) and a database in memory that lose what was not synced, and share a fuse
+//! (`highwater_store::fuse`) that lets them fail between any two steps, links
 //! (`network.rs`) that delay and break, and the carrying of content (`fetch.rs`). A story
 //! (`story.rs`) says what users do and what goes wrong; it is drawn from a seed, so a failure is a
 //! number. First anything may break, and nothing may be lost; then all is mended, and the cluster
