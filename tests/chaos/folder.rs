@@ -130,6 +130,43 @@ fn a_mass_delete_that_is_reverted_brings_the_files_back() {
     });
 }
 
+/// Files that leave a running node's folder are held back. What comes back is held back no more, and
+/// neither is what a peer has really deleted: nothing stands between copies that are the same.
+#[test]
+fn what_is_held_back_ends_with_its_return_or_with_its_delete_elsewhere() {
+    with_cluster(&["a", "b"], &[(B, A)], |cluster| {
+        let tree = agreed_tree(cluster, 1_500)?;
+        let (folder, aside) = (cluster.folder(B), cluster.dir().join("aside"));
+        fs::create_dir(&aside)?;
+        let moved: Vec<String> = (1..12).map(|number| format!("d{number:04}")).collect();
+        for dir in &moved {
+            fs::rename(folder.join(dir), aside.join(dir))?;
+        }
+        cluster.nodes[B].wait_until("the deletes are held back", PATIENCE, holds_deletes)?;
+        a_still_has(cluster, &tree)?;
+        for dir in &moved[1..] {
+            fs::rename(aside.join(dir), folder.join(dir))?;
+        }
+        let gone = cluster.folder(A).join(&moved[0]);
+        fs::remove_dir_all(&gone)?;
+        cluster.nodes[B].wait_until("nothing is held back", PATIENCE, |status: &Status| {
+            !holds_deletes(status)
+        })?;
+        cluster.wait_agreed(PATIENCE)?;
+        ensure!(!gone.exists(), "what A deleted came back");
+        let rest: Tree =
+            tree.into_iter().filter(|(path, _)| !path.starts_with(&moved[0])).collect();
+        a_still_has(cluster, &rest)?;
+        cluster.nodes[B].run(&["check", SHARE, "--deep"])?;
+        Ok(())
+    });
+}
+
+fn holds_deletes(status: &Status) -> bool {
+    let problems = status.share(SHARE).map(|share| &share.problems);
+    problems.is_some_and(|problems| problems.iter().any(|problem| problem.kind == "mass_delete"))
+}
+
 /// The kernel's own count of what the daemon has read since it started, whatever it says.
 fn bytes_read(cluster: &Cluster, node: usize) -> Result<u64> {
     let pid = cluster.nodes[node].pid().context("the node is down")?;

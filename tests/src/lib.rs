@@ -6,8 +6,7 @@
 pub mod clocks;
 
 use std::path::PathBuf;
-use std::process::Command;
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use anyhow::Result;
 use highwater_lab::cluster::Cluster;
@@ -16,31 +15,17 @@ use highwater_lab::cluster::Cluster;
 /// only make each other late.
 const CLUSTERS_MAX: usize = 2;
 
-/// The program under test: what `HIGHWATER_EXE` names, else the `highwater` of this profile, built
-/// if it is missing or stale.
+/// The program under test: what `HIGHWATER_EXE` names, else the one that was built with the tests.
 pub fn highwater() -> PathBuf {
-    static EXE: OnceLock<PathBuf> = OnceLock::new();
-    EXE.get_or_init(|| match std::env::var_os("HIGHWATER_EXE") {
-        Some(exe) => PathBuf::from(exe),
-        None => build(),
-    })
-    .clone()
+    std::env::var_os("HIGHWATER_EXE").map_or_else(built, PathBuf::from)
 }
 
-/// The test's own executable is in `<target>/<profile>/deps`; the program goes two levels up.
-fn build() -> PathBuf {
+/// Cargo builds the programs of this package with its tests. A test's own executable is in
+/// `<target>/<profile>/deps`; the program stands one level up.
+fn built() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     let profile = test.ancestors().nth(2).expect("tests are built below the target directory");
-    let target = profile.parent().expect("a profile lies in the target directory");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "highwater-cli", "--bin", "highwater"]);
-    cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "building the program under test failed: {status}");
-    profile.join("highwater")
+    profile.join("highwater-under-test")
 }
 
 /// Makes a cluster, none of its nodes running, and tells it a story. The cluster's directory is

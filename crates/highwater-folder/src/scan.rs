@@ -60,6 +60,17 @@ pub enum Scope {
     Paths(BTreeSet<Key>),
 }
 
+impl Scope {
+    /// Whether a scan of it looks at this key.
+    pub fn contains(&self, key: &Key) -> bool {
+        match self {
+            Scope::Whole => true,
+            Scope::Paths(paths) => std::iter::successors(Some(key.clone()), Key::parent)
+                .any(|key| paths.contains(&key)),
+        }
+    }
+}
+
 /// What stands under a key now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Observation {

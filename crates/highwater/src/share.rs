@@ -19,6 +19,7 @@ pub(crate) mod actor;
 pub(crate) mod apply;
 pub(crate) mod catalogue;
 pub(crate) mod check;
+pub(crate) mod gone;
 pub(crate) mod heal;
 pub(crate) mod life;
 pub(crate) mod local;

@@ -222,7 +222,7 @@ impl World {
     fn answer_held_deletes(&mut self) {
         for node in 0..self.nodes.len() {
             let Some(life) = &self.nodes[node].life else { continue };
-            if life.actor.gone.held.is_empty() {
+            if life.actor.gone.held().is_empty() {
                 continue;
             }
             self.judge.count("mass deletes held back", 1);

@@ -16,8 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::gone::Gone;
 use super::heal::{Damaged, Healings};
-use super::local::Gone;
 use super::outside::{Folder, Hands, Outside};
 use super::peers::Peers;
 use super::plan::Work;
@@ -290,22 +290,6 @@ impl Actor {
         Ok(())
     }
 
-    /// Decides about a mass delete that is held back, if one is.
-    fn of_held(
-        &mut self,
-        decide: impl FnOnce(&mut Self) -> Result<u64, StoreError>,
-    ) -> Result<Result<u64, String>, StoreError> {
-        let name = &self.config.name;
-        if self.open.is_none() {
-            let why = self.error.as_deref().unwrap_or("it is paused");
-            return Ok(Err(format!("the share {name} is not at work: {why}")));
-        }
-        if self.gone.held.is_empty() {
-            return Ok(Err(format!("nothing is held back in the share {name}")));
-        }
-        decide(self).map(Ok)
-    }
-
     /// Plans, puts in place, makes durable, and speaks, in the order that durability asks for.
     fn work(&mut self) -> Result<(), StoreError> {
         self.look_at_the_clock()?;
@@ -318,6 +302,7 @@ impl Actor {
         if open.replica.has_changes() || acks_due {
             self.flush()?;
         }
+        self.look_at_held()?;
         let all_said = self.speak_to_all()?;
         self.unsaid = (!all_said).then(|| self.outside.now() + SPEAK_AGAIN);
         Ok(())

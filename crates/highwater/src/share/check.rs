@@ -98,7 +98,7 @@ impl Actor {
         };
         let all = open.replica.blocks().all();
         let deep = open.replica.store().deep(open.replica.number())?;
-        let known = open.damaged.len() + open.receive_only.len() + self.gone.held.len();
+        let known = open.damaged.len() + open.receive_only.len() + self.gone.held().len();
         let damaged = known > 0 || deep.is_some_and(|deep| deep.found > 0);
         let (mut looks, mut bytes) = (Vec::with_capacity(claims.len()), 0);
         for claim in claims {
@@ -148,7 +148,7 @@ impl Actor {
     }
 
     fn state_of(&mut self, key: &Key) -> Result<KeyState, StoreError> {
-        let (mode, held_delete) = (self.config.mode, self.gone.held.contains(key));
+        let (mode, held_delete) = (self.config.mode, self.gone.held().contains(key));
         let Some(open) = &mut self.open else { return Ok(KeyState::default()) };
         let row = open.replica.entry(key)?;
         let want = open.replica.want(key)?;
@@ -203,8 +203,7 @@ impl Actor {
         // Changes in a receive-only folder are kept by their path, in its order.
         let local = open.receive_only.keys().filter_map(|path| path.parse().ok());
         keys.extend(local.filter(behind));
-        // These are kept from the last to the first.
-        let held = self.gone.held.iter().rev().filter(|key| behind(key)).take(PAGE_KEYS_MAX);
+        let held = self.gone.held().iter().filter(|key| behind(key)).take(PAGE_KEYS_MAX);
         keys.extend(held.cloned());
         let mut bytes = 0;
         let within = keys.into_iter().take(PAGE_KEYS_MAX).take_while(|key| {

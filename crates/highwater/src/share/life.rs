@@ -12,7 +12,8 @@ use highwater_folder::Scope;
 use tokio::sync::mpsc;
 
 use super::actor::{Actor, Open};
-use super::local::{Gone, HINTS_MAX, note};
+use super::gone::Gone;
+use super::local::{HINTS_MAX, note};
 use super::open::{Opened, open};
 use super::plan::Work;
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_core::observe::MassDelete;
 use highwater_core::{ContentHash, Entry, EntryKind, Key};
 use highwater_folder::{
     Finding, Hint, IgnoreRules, Observation, Problem, ProblemKind, ScanError, ScanProgress, Scope,
@@ -12,7 +11,6 @@ use highwater_folder::{
 };
 use highwater_store::{StoreError, WantClass};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::actor::{Actor, Open};
 use super::replica::{History, Policy};
@@ -21,11 +19,6 @@ use crate::config::ShareMode;
 
 /// The ignore file, at the root of a share.
 const IGNORE_FILE: &str = ".highwaterignore";
-/// Deletes that the watcher reported are believed after this much quiet, so that a tree that is
-/// being removed is seen as one removal.
-const GONE_QUIET: Duration = Duration::from_millis(500);
-/// But a trickle of deletes is not put off for longer than this.
-const GONE_LATEST: Duration = Duration::from_secs(2);
 /// Hints that wait for the share; the watcher gathers more while it waits.
 pub(crate) const HINTS_MAX: usize = 16;
 /// A content that was verified is not verified again so soon, whoever asks.
@@ -46,31 +39,7 @@ impl Policy for FolderPolicy<'_> {
     }
 }
 
-/// Deletes that are not believed yet.
-#[derive(Debug, Default)]
-pub(crate) struct Gone {
-    keys: BTreeSet<Key>,
-    first: Option<Instant>,
-    last: Option<Instant>,
-    /// Held back until somebody confirms or reverts.
-    pub(crate) held: Vec<Key>,
-}
-
-impl Gone {
-    pub(crate) fn due(&self, guard: &MassDelete) -> Option<Instant> {
-        let (first, last) = (self.first?, self.last?);
-        let many = self.keys.len() as u64 > guard.entries_min;
-        let quiet = last + GONE_QUIET;
-        Some(if many { quiet } else { quiet.min(first + GONE_LATEST) })
-    }
-}
-
 impl Actor {
-    pub(crate) fn guard(&self) -> MassDelete {
-        let configured = self.config.mass_delete;
-        MassDelete { fraction: configured.fraction, entries_min: configured.entries_min }
-    }
-
     /// Asks for a scan; scans that cannot begin yet are gathered.
     pub(crate) fn want_scan(&mut self, scope: Scope) {
         self.scan_wanted = Some(match (self.scan_wanted.take(), scope) {
@@ -129,7 +98,7 @@ impl Actor {
                 self.fail(error.to_string());
                 Ok(())
             }
-            ScanEvent::Done { whole, gone, outcome } => self.scan_done(whole, gone, outcome),
+            ScanEvent::Done { scope, gone, outcome } => self.scan_done(&scope, gone, outcome),
             ScanEvent::Verified { key, content, found } => self.verified(&key, content, found),
         }
     }
@@ -145,11 +114,11 @@ impl Actor {
             }
             match finding {
                 Finding::Altered(seen) => {
-                    self.gone.keys.remove(&seen.key);
+                    self.gone.stands(&seen.key);
                     open.altered(seen);
                 }
                 Finding::Changed(seen) => {
-                    self.gone.keys.remove(&seen.key);
+                    self.gone.stands(&seen.key);
                     open.not_damaged(&seen.key);
                     if seen.key.as_str() == IGNORE_FILE {
                         self.rules_changed = true;
@@ -164,13 +133,14 @@ impl Actor {
                     }
                 }
                 Finding::Touched { key, print } => {
-                    self.gone.keys.remove(&key);
+                    self.gone.stands(&key);
                     open.not_damaged(&key);
                     if let Some(row) = open.replica.entry(&key)? {
                         open.replica.touched(&row, &print)?;
                     }
                 }
-                Finding::Gone(key) => drop(self.gone.keys.insert(key)),
+                // What is gone is told at the end, all at once.
+                Finding::Gone(_) => {}
                 Finding::Problem(problem) => note(&mut open.scan_problems, problem),
             }
         }
@@ -182,7 +152,7 @@ impl Actor {
 
     fn scan_done(
         &mut self,
-        whole: bool,
+        scope: &Scope,
         gone: Vec<Key>,
         outcome: Result<(), ScanError>,
     ) -> Result<(), StoreError> {
@@ -196,29 +166,29 @@ impl Actor {
                 return Ok(());
             }
         }
-        if whole {
-            self.gone.held.clear();
-            self.gone.keys = gone.into_iter().collect();
-            self.scanned_at = Some(self.outside.now());
-            self.believe_gone()?;
-            if let Some(open) = &mut self.open {
-                open.replica.history = History::Continuous;
-            }
-            self.tell_copies_apart();
-            if !self.ready {
-                self.ready = true;
-                self.offer_to_all()?;
-            }
-        } else if !gone.is_empty() {
-            let now = self.outside.now();
-            self.gone.first.get_or_insert(now);
-            self.gone.last = Some(now);
-            self.gone.keys.extend(gone);
+        match scope {
+            Scope::Paths(_) => self.gone.are_within(scope, gone, self.outside.now()),
+            Scope::Whole => self.whole_scanned(gone)?,
         }
         if std::mem::take(&mut self.rules_changed) {
             self.reload_rules()?;
         }
         self.scan_next();
+        Ok(())
+    }
+
+    fn whole_scanned(&mut self, gone: Vec<Key>) -> Result<(), StoreError> {
+        self.gone.are_all(gone);
+        self.scanned_at = Some(self.outside.now());
+        self.believe_gone()?;
+        if let Some(open) = &mut self.open {
+            open.replica.history = History::Continuous;
+        }
+        self.tell_copies_apart();
+        if !self.ready {
+            self.ready = true;
+            self.offer_to_all()?;
+        }
         Ok(())
     }
 
@@ -229,77 +199,6 @@ impl Actor {
         if let Err(error) = open.replica.raise_generation(&*open.folder) {
             self.fail(error.to_string());
         }
-    }
-
-    /// Decides about the deletes that have been seen: they are recorded, or held back.
-    pub(crate) fn believe_gone(&mut self) -> Result<(), StoreError> {
-        let keys: Vec<Key> = std::mem::take(&mut self.gone.keys).into_iter().rev().collect();
-        (self.gone.first, self.gone.last) = (None, None);
-        let guard = self.guard();
-        let Some(open) = &mut self.open else { return Ok(()) };
-        if open.replica.history != History::Continuous {
-            for key in &keys {
-                open.replica.lost(key)?;
-            }
-            return self.flush();
-        }
-        let live = open.replica.totals().entries;
-        let all: BTreeSet<Key> = keys.iter().chain(&self.gone.held).cloned().collect();
-        let many = guard.holds_back(all.len() as u64, live);
-        if many && guard.holds_back(open.count_lost(&all)?, live) {
-            self.gone.held.extend(keys);
-            self.gone.held.sort_unstable_by(|a, b| b.cmp(a));
-            self.gone.held.dedup();
-            self.dirty = true;
-            return Ok(());
-        }
-        self.record_gone(&keys).map(drop)
-    }
-
-    fn record_gone(&mut self, keys: &[Key]) -> Result<u64, StoreError> {
-        let now = self.outside.wall();
-        let mode = self.config.mode;
-        let Some(open) = &mut self.open else { return Ok(0) };
-        // Believed only while the folder is certainly the right one.
-        if let Err(error) = open.folder.verify() {
-            self.fail(error.to_string());
-            return Ok(0);
-        }
-        let mut recorded = 0;
-        for key in keys {
-            // It may have been put there since the scan looked.
-            if !matches!(open.folder.print_of(key), Ok(None)) {
-                continue;
-            }
-            if mode == ShareMode::ReceiveOnly {
-                note_local(open, key, "was deleted here");
-            } else {
-                open.replica.gone(key.clone(), now)?;
-                recorded += 1;
-            }
-        }
-        self.flush()?;
-        Ok(recorded)
-    }
-
-    /// Lets a held-back mass delete go out.
-    pub(crate) fn confirm(&mut self) -> Result<u64, StoreError> {
-        let held = std::mem::take(&mut self.gone.held);
-        self.dirty = true;
-        self.record_gone(&held)
-    }
-
-    /// Fetches again what a held-back mass delete would delete.
-    pub(crate) fn revert(&mut self) -> Result<u64, StoreError> {
-        let held = std::mem::take(&mut self.gone.held);
-        let Some(open) = &mut self.open else { return Ok(0) };
-        let mut reverted = 0;
-        for key in &held {
-            reverted += u64::from(open.replica.lost(key)?);
-        }
-        self.dirty = true;
-        self.flush()?;
-        Ok(reverted)
     }
 
     /// Reads the ignore file again and lets the watcher, the scanner and what is held follow it.
@@ -402,24 +301,6 @@ impl Actor {
 }
 
 impl Open {
-    /// How many entries are lost with `gone`. Files whose content stands elsewhere in the share were
-    /// moved, and so were their directories if that is true of all files.
-    fn count_lost(&mut self, gone: &BTreeSet<Key>) -> Result<u64, StoreError> {
-        let (mut lost, mut others) = (0, 0);
-        let (store, number) = (Arc::clone(self.replica.store()), self.replica.number());
-        let catalogue = Arc::clone(self.replica.catalogue());
-        for key in gone {
-            let row = self.replica.entry(key)?;
-            match row.and_then(|row| row.entry.kind.content()) {
-                None => others += 1,
-                Some((content, _)) => {
-                    lost += u64::from(!catalogue.stands_beside(&store, number, &content, gone)?);
-                }
-            }
-        }
-        Ok(if lost == 0 { 0 } else { lost + others })
-    }
-
     fn forget_watch_problems(&mut self) {
         self.standing_problems.retain(|_, problem| problem.kind != ProblemKind::WatchLimit);
     }
@@ -480,7 +361,7 @@ fn observed_by_receiver(
     Ok(())
 }
 
-fn note_local(open: &mut Open, key: &Key, what: &str) {
+pub(super) fn note_local(open: &mut Open, key: &Key, what: &str) {
     let message = format!("{what}, and this share is receive-only: the change stays here");
     let problem = crate::report::Problem {
         path: key.to_string(),

@@ -110,6 +110,8 @@ pub(crate) struct Replica {
     /// Keys with a changed index row in `pending`: reading it from the store would be reading the
     /// past.
     touched: BTreeSet<Key>,
+    /// Keys with a changed index row since this was last asked.
+    changed: BTreeSet<Key>,
     /// Keys with a changed want in `pending`.
     touched_wants: BTreeSet<Key>,
     /// Keys that became wanted since this was last asked.
@@ -155,6 +157,7 @@ impl Replica {
             catalogue: Arc::default(),
             pending: Commit::new(),
             touched: BTreeSet::new(),
+            changed: BTreeSet::new(),
             touched_wants: BTreeSet::new(),
             new_wants: Vec::new(),
             unwanted: Vec::new(),
@@ -295,9 +298,14 @@ impl Replica {
         std::mem::take(&mut self.unwanted)
     }
 
+    /// The keys whose record has become another since the last call, durably.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.changed)
+    }
+
     /// Makes everything durable that was decided since the last flush.
     pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
-        self.touched.clear();
+        self.changed.append(&mut self.touched);
         self.touched_wants.clear();
         self.store.commit(std::mem::take(&mut self.pending))?;
         self.divide_grown()

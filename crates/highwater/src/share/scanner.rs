@@ -32,7 +32,7 @@ pub(crate) enum ScanEvent {
     /// What was found could not be made durable; the scan has ended.
     NotDurable(SettleError),
     /// The scan has ended; all that is gone, children before parents.
-    Done { whole: bool, gone: Vec<Key>, outcome: Result<(), ScanError> },
+    Done { scope: Scope, gone: Vec<Key>, outcome: Result<(), ScanError> },
     /// What [`ReadJob::Verify`] found: the file's print, and whether it holds the content.
     Verified { key: Key, content: ContentHash, found: Option<(StatPrint, bool)> },
 }
@@ -171,7 +171,7 @@ fn make_scan(
     if let Err(error) = root.settle_found(&BTreeSet::new(), &gone.iter().collect()) {
         return ScanEvent::NotDurable(error);
     }
-    ScanEvent::Done { whole: job.scope == Scope::Whole, gone, outcome: outcome.map(drop) }
+    ScanEvent::Done { scope: job.scope.clone(), gone, outcome: outcome.map(drop) }
 }
 
 /// The findings, with what they tell of made durable.

@@ -58,8 +58,8 @@ impl Actor {
         if let Some(error) = &self.error {
             problems.push(whole("share", error.clone()));
         }
-        if !self.gone.held.is_empty() {
-            let (count, name) = (self.gone.held.len(), &self.config.name);
+        if !self.gone.held().is_empty() {
+            let (count, name) = (self.gone.held().len(), &self.config.name);
             let message = format!(
                 "{count} entries are gone at once and their deletion is held back; `highwater share \
                  confirm {name}` lets it go out, `highwater share revert {name}` fetches them again"

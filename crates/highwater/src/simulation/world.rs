@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use highwater_core::wire::Control;
 use highwater_core::{ContentHash, Key};
-use highwater_folder::{Hint, Scope, Slot};
+use highwater_folder::{Hint, Slot};
 use highwater_store::Commit;
 
 use super::chance::Chance;
@@ -290,12 +290,11 @@ impl World {
         let events = match job {
             ReadJob::Scan(job) => {
                 let index = Index { store: Arc::clone(&life.store), share, catalogue };
-                let whole = job.scope == Scope::Whole;
                 let mut disk = self.nodes[node].folder.disk();
                 if disk.vanished {
                     let gone = highwater_folder::RootError::Missing(super::folder::path());
                     let outcome = Err(highwater_folder::ScanError::Root(gone));
-                    vec![ScanEvent::Done { whole, gone: Vec::new(), outcome }]
+                    vec![ScanEvent::Done { scope: job.scope, gone: Vec::new(), outcome }]
                 } else {
                     let findings = scan(&disk, &job.scope, &index);
                     // As a scanner does: nothing is told that a power cut could take back.
@@ -304,7 +303,8 @@ impl World {
                     let dirs = names.iter().map(|key| key.parent());
                     dirs.for_each(|dir| disk.sync_dir(dir.as_ref().map_or("", Key::as_str)));
                     findings.gone.iter().for_each(|key| disk.sync_below(key.as_str()));
-                    let done = ScanEvent::Done { whole, gone: findings.gone, outcome: Ok(()) };
+                    let done =
+                        ScanEvent::Done { scope: job.scope, gone: findings.gone, outcome: Ok(()) };
                     vec![ScanEvent::Found(findings.found), done]
                 }
             }
