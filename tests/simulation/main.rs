@@ -52,6 +52,7 @@ const FOUND: &[(u64, &str)] = &[
         8_021_394,
         "a folder from a backup made since the last scan, over a killed node, passed for deletes",
     ),
+    (11_006_264, "the same, when the node died while it told copies apart"),
 ];
 /// The other stories; from the second range on, disks also fail within a turn. They are the same each
 /// time; `highwater-lab sim` plays any others, and `docs/reliability.md` tells how many have held.

@@ -91,7 +91,7 @@ pub(crate) fn open(
 /// at another time than the one that stood here, came with files from a backup, or with a folder
 /// that was moved by copying it.
 fn judge_history(row: &ShareRow, marker: u64, is_copy: bool) -> History {
-    if marker == row.generation && is_copy && row.raising == row.generation {
+    if marker == row.generation && is_copy {
         History::FilesRestored
     } else if marker == row.generation || marker == row.raising {
         History::Continuous

@@ -160,8 +160,8 @@ impl Work {
 
     /// A content came for the first of the keys that wait for it; a conflict copy is the first of all,
     /// for what it is made of holds up others: a file whose directory waits for it would take every
-    /// content that comes. Those that have no copy of their
-    /// own under way wait no longer: they are copied from the first, once that is in place.
+    /// content that comes. Those that have no copy of their own under way wait no longer: they are copied
+    /// from the first, once that is in place.
     fn first_waiting(&mut self, content: &ContentHash) -> Option<Key> {
         let keys = self.waiting.get_mut(content)?;
         let first =
@@ -461,5 +461,23 @@ impl Open {
         if self.place_problems.len() < 1000 {
             self.place_problems.insert(path, problem);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_content_comes_for_the_conflict_copy_that_waits_for_it_first() {
+        let mut work = Work::left_over(Instant::now());
+        let content = ContentHash::from_bytes([7; 32]);
+        let file: Key = "d/a.txt".parse().expect("a key");
+        let copy: Key = "d.conflict-20261129-070517-jonxw5yf".parse().expect("a key");
+        assert!(is_conflict_key(&copy) && "a/first" < copy.as_str());
+        work.wait_for("a/first".parse().expect("a key"), content);
+        work.wait_for(file, content);
+        work.wait_for(copy.clone(), content);
+        assert_eq!(work.first_waiting(&content), Some(copy));
     }
 }
