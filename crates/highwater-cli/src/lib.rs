@@ -1,6 +1,6 @@
 //! Asks: the `highwater` command.
 //!
-//! Every command is a function that writes its answer to an [`Output`] and returns a [`Failure`]
+//! Every command is a function that writes its answer to an `Output` and returns a `Failure`
 //! when there is none; this file only chooses the function. Commands that change the configuration
 //! work on the file and then tell a running daemon; commands that ask go to the daemon.
 
