@@ -93,13 +93,10 @@ fn precedence(a: &Entry, b: &Entry) -> Ordering {
 /// The loser of a conflict under its own key. Its version is one change by an actor that is the
 /// loser itself: every node makes the same copy, one that was deleted since does not come back, and
 /// of two losers that come to bear one key, or a loser and somebody's file, neither passes for an
-/// edit of the other. What the loser has been merged with on its way says nothing of who it is: a
-/// node where it first won over a delete makes the same copy as one where it lost at once. `None` as
-/// for [`conflict_key`].
+/// edit of the other. `None` as for [`conflict_key`].
 pub fn conflict_copy(lost: &Entry) -> Option<Entry> {
     let mut name = [0; 8];
-    let made = Entry { version: Version::default(), ..lost.clone() };
-    name.copy_from_slice(&made.fingerprint().as_bytes()[..8]);
+    name.copy_from_slice(&lost.fingerprint().as_bytes()[..8]);
     let version = Version::default().with_change(Actor(u64::from_be_bytes(name)), Seq(1));
     Some(Entry { key: conflict_key(lost)?, version, ..lost.clone() })
 }
@@ -268,19 +265,6 @@ mod tests {
         assert_eq!((copy.kind, copy.stamp, copy.author), (a.kind, a.stamp, a.author));
         assert_eq!(copy.key.as_str(), "dir/report.conflict-19700101-000001-aeaqcaib.txt");
         assert!(is_conflict_key(&copy.key));
-    }
-
-    /// Node B deleted the copy of A's edit. C, where that edit first won over a delete, makes the copy
-    /// only then: it is the same one, and stays deleted.
-    #[test]
-    fn the_copy_of_a_loser_is_the_same_whatever_it_was_merged_with() {
-        let lost = entry(file("lost"), &[(1, 2)], 1_000, 1);
-        let delete = entry(EntryKind::Tombstone, &[(1, 1), (2, 9)], 2_000, 2);
-        let winner = entry(file("winner"), &[(3, 7)], 3_000, 3);
-        let merged = both(&lost, &delete).merged;
-        assert_ne!(merged.version, lost.version);
-        let at_once = both(&lost, &winner).copy.expect("kept");
-        assert_eq!(both(&merged, &winner).copy, Some(at_once));
     }
 
     #[test]

@@ -166,6 +166,9 @@ impl Audit<'_> {
                 let due = last.and_then(|change| change.now);
                 match (due, after) {
                     (due, after) if due.as_ref() == after => {}
+                    (None, Some(again)) if self.may_come_again(path, *again) => {
+                        self.verdict.contested += 1;
+                    }
                     (None, Some(_)) => {
                         self.report(Rule::Resurrected, path, format!("{after:?} after a delete"));
                     }
@@ -179,6 +182,18 @@ impl Audit<'_> {
                 }
             }
         }
+    }
+
+    /// Whether a conflict copy that was deleted may have been made once more: of a version that won
+    /// over a delete on one node before it lost, and lost at once on another. The two losers look
+    /// different to those nodes, as do two that were made independently of each other and happen to
+    /// have the same bytes; of these both must be kept.
+    fn may_come_again(&self, path: &str, again: Content) -> bool {
+        let Some(of) = conflict_of(path) else { return false };
+        let changes = |path: &str| self.by_path.get(path).into_iter().flatten();
+        let deleted = changes(path).last().is_some_and(|change| change.was == Some(again));
+        let won_over_delete = changes(&of).any(|change| change.now.is_none());
+        deleted && won_over_delete && self.class(&of) == Class::Contested
     }
 
     /// What a client displaced is what was put there before, unless the product made the path.
@@ -373,7 +388,7 @@ mod tests {
 
     #[test]
     fn good_histories_pass() {
-        let rows: [Row<'_>; 12] = [
+        let rows: [Row<'_>; 13] = [
             ("nothing happened", &[("f.txt", 'a')], &[], &[("f.txt", 'a')]),
             ("an edit", &[("f.txt", 'a')], &[(0, "f.txt", 'a', 'b')], &[("f.txt", 'b')]),
             (
@@ -412,6 +427,17 @@ mod tests {
                 &[("f.txt", 'a')],
                 &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', 'c'), (1, COPY, 'b', '-')],
                 &[("f.txt", 'c')],
+            ),
+            (
+                "a copy is removed, and made again of what won over a delete in between",
+                &[("f.txt", 'a')],
+                &[
+                    (0, "f.txt", 'a', 'b'),
+                    (1, "f.txt", 'a', 'c'),
+                    (1, COPY, 'b', '-'),
+                    (2, "f.txt", 'c', '-'),
+                ],
+                &[("f.txt", 'c'), (COPY, 'b')],
             ),
             (
                 "a replaced version stays as a copy, which is more than needed",
