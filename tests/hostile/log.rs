@@ -129,7 +129,13 @@ fn a_checkpoint_that_the_victim_never_gave_makes_it_offer_again_and_loses_nothin
                 again.epoch != offered.epoch,
                 "the victim keeps a history that it may have lost"
             );
-            peer.is_up(5)
+            peer.is_up(5)?;
+            // Of a history that this process began for such a word nobody can know more.
+            let forged = Some(at(&again, again.head + 1000));
+            peer.control.say(&Offer { pulled: forged, ..Offer::of(SHARE, EPOCH, 0) }.frame())?;
+            let ending = peer.ending()?;
+            ensure!(ending == MISBEHAVED, "the second lie is answered with {ending:?}");
+            Ok(())
         })
     });
 }
