@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn good_histories_pass() {
-        let rows: [Row<'_>; 13] = [
+        let rows: [Row<'_>; 12] = [
             ("nothing happened", &[("f.txt", 'a')], &[], &[("f.txt", 'a')]),
             ("an edit", &[("f.txt", 'a')], &[(0, "f.txt", 'a', 'b')], &[("f.txt", 'b')]),
             (
@@ -427,17 +427,6 @@ mod tests {
                 &[("f.txt", 'a')],
                 &[(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', 'c'), (1, COPY, 'b', '-')],
                 &[("f.txt", 'c')],
-            ),
-            (
-                "a copy is removed, and made again of what won over a delete in between",
-                &[("f.txt", 'a')],
-                &[
-                    (0, "f.txt", 'a', 'b'),
-                    (1, "f.txt", 'a', 'c'),
-                    (1, COPY, 'b', '-'),
-                    (2, "f.txt", 'c', '-'),
-                ],
-                &[("f.txt", 'c'), (COPY, 'b')],
             ),
             (
                 "a replaced version stays as a copy, which is more than needed",
@@ -573,6 +562,16 @@ mod tests {
             Rule::Lost,
         ),
     ];
+
+    #[test]
+    fn a_copy_that_was_removed_may_come_again_only_where_its_version_won_over_a_delete() {
+        let before = files(&[("f.txt", 'a')]);
+        let after = files(&[("f.txt", 'c'), (COPY, 'b')]);
+        let edits = [(0, "f.txt", 'a', 'b'), (1, "f.txt", 'a', 'c'), (1, COPY, 'b', '-')];
+        assert_eq!(rules(&before, &changes(&edits), &after), [Rule::Resurrected]);
+        let with_delete = [&edits[..], &[(2, "f.txt", 'c', '-')]].concat();
+        assert_eq!(rules(&before, &changes(&with_delete), &after), []);
+    }
 
     #[test]
     fn bad_histories_are_flagged() {
