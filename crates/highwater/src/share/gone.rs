@@ -53,13 +53,13 @@ impl Gone {
     }
 
     /// A scan of all has ended, and did not find these.
-    pub(crate) fn are_all(&mut self, gone: Vec<Key>) {
+    pub(crate) fn missed_by_whole_scan(&mut self, gone: Vec<Key>) {
         self.held.clear();
         self.waiting = gone.into_iter().collect();
     }
 
     /// A scan of some paths has ended, and did not find these. What else was held back there stands.
-    pub(crate) fn are_within(&mut self, scope: &Scope, gone: Vec<Key>, now: Instant) {
+    pub(crate) fn missed_by_partial_scan(&mut self, scope: &Scope, gone: Vec<Key>, now: Instant) {
         let gone: BTreeSet<Key> = gone.into_iter().collect();
         self.held.retain(|key| gone.contains(key) || !scope.contains(key));
         if !gone.is_empty() {

@@ -167,7 +167,7 @@ impl Actor {
             }
         }
         match scope {
-            Scope::Paths(_) => self.gone.are_within(scope, gone, self.outside.now()),
+            Scope::Paths(_) => self.gone.missed_by_partial_scan(scope, gone, self.outside.now()),
             Scope::Whole => self.whole_scanned(gone)?,
         }
         if std::mem::take(&mut self.rules_changed) {
@@ -178,7 +178,7 @@ impl Actor {
     }
 
     fn whole_scanned(&mut self, gone: Vec<Key>) -> Result<(), StoreError> {
-        self.gone.are_all(gone);
+        self.gone.missed_by_whole_scan(gone);
         self.scanned_at = Some(self.outside.now());
         self.believe_gone()?;
         if let Some(open) = &mut self.open {
