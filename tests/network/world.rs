@@ -284,8 +284,9 @@ impl<'a> World<'a> {
 
     fn sum_up(&self, outcome: &mut Outcome) {
         let state = self.record.state();
-        // Arrival is reckoned in whole steps of the simulation.
-        let round_trip = (2 * self.plan.latency_ms.0).saturating_sub(2 * TICK_MS);
+        // Each way is reckoned from the beginning of the step in which something is said, and the whole
+        // is told in whole milliseconds.
+        let round_trip = (2 * self.plan.latency_ms.0).saturating_sub(2 * TICK_MS + 1);
         if let Some((min, _)) = state.round_trips.iter().find(|(min, _)| *min < round_trip) {
             let what = format!("a round trip of {min} ms on a line of {round_trip} ms");
             outcome.violations.push(what);

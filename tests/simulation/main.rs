@@ -53,6 +53,10 @@ const FOUND: &[(u64, &str)] = &[
         "a folder from a backup made since the last scan, over a killed node, passed for deletes",
     ),
     (11_006_264, "the same, when the node died while it told copies apart"),
+    (
+        10_000_385,
+        "a node took its own older state, which had won over its delete, for a restored store",
+    ),
 ];
 /// The other stories; from the second range on, disks also fail within a turn. They are the same each
 /// time; `highwater-lab sim` plays any others, and `docs/reliability.md` tells how many have held.

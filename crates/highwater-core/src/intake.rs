@@ -1,6 +1,7 @@
 //! Taking in a peer's log: which batch fits, and what an offer means for the checkpoint.
 
-use crate::log::{Checkpoint, Epoch, LogDigest, Seq};
+use crate::entry::Entry;
+use crate::log::{Actor, Checkpoint, Epoch, LogDigest, Seq};
 use crate::wire::{Batch, Offer};
 
 /// Why a batch cannot be taken in. The link is closed; the next one starts from the checkpoint.
@@ -105,9 +106,30 @@ pub fn judge(
     }
 }
 
+/// Whether `said` cannot have come of `made`, what `actor` has in its log under the position of its last
+/// change that `said` includes: another change had that name, before a store was put back.
+///
+/// Whatever includes a change includes all that the change was made on, under the same key, and what has
+/// its very version is it. What includes more is the change together with what it met, and may be in
+/// the state of that: an older one of the same node too, which won over the node's own delete
+/// (simulation 10000385).
+pub fn contradicts(said: &Entry, made: &Entry, actor: Actor) -> bool {
+    said.key != made.key
+        || said.version.last_of(actor) != made.version.last_of(actor)
+        || !said.version.includes(&made.version)
+        || (said.version == made.version && said.kind != made.kind)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::clock::{Hlc, Mtime, WallTime};
+    use crate::content::ContentHash;
+    use crate::entry::{EntryKind, Mode};
+    use crate::id::NodeTag;
+    use crate::merge::{Merge, merge};
+    use crate::version::Version;
 
     const EPOCH: Epoch = Epoch([1; 16]);
     const DIGEST: LogDigest = LogDigest([5; 16]);
@@ -175,5 +197,56 @@ mod tests {
         let in_epoch = |epoch| Some(Checkpoint { epoch, ..at(9) });
         assert_eq!(judge(in_epoch(over), own, |_| None), Standing::FromStart);
         assert_eq!(judge(in_epoch(unknown), own, |_| None), Standing::OtherHistory(unknown));
+    }
+
+    fn file(text: &str) -> EntryKind {
+        EntryKind::File {
+            size: text.len() as u64,
+            content: ContentHash::of(text.as_bytes()),
+            mode: Mode::new(0o644),
+            mtime: Mtime { seconds: 0, nanos: 0 },
+        }
+    }
+
+    fn entry(kind: EntryKind, version: &[(u64, u64)], millis: u64) -> Entry {
+        Entry {
+            key: "plan.txt".parse().expect("key"),
+            kind,
+            version: Version::from_counters(version.iter().map(|&(a, s)| (Actor(a), Seq(s)))),
+            stamp: Hlc::tick(WallTime(millis), None),
+            author: NodeTag::from_bytes([1; 5]),
+        }
+    }
+
+    #[test]
+    fn a_change_under_the_name_of_a_lost_one_contradicts_it() {
+        let lost = entry(file("before"), &[(1, 9), (2, 3)], 10);
+        let contradicts = |made: &Entry| contradicts(&lost, made, Actor(1));
+        assert!(!contradicts(&lost));
+        assert!(contradicts(&entry(file("after"), &[(1, 9), (2, 3)], 20)), "another state");
+        assert!(
+            contradicts(&entry(file("before"), &[(1, 9), (2, 4)], 10)),
+            "made on something else"
+        );
+        assert!(
+            contradicts(&entry(file("before"), &[(2, 3)], 10)),
+            "no change of this node at all"
+        );
+        let elsewhere = Entry { key: "todo.txt".parse().expect("key"), ..lost.clone() };
+        assert!(contradicts(&elsewhere));
+    }
+
+    /// Node 1 wrote a file and deleted it; in between it met another's of that name, and won.
+    #[test]
+    fn an_older_state_that_won_over_a_later_change_does_not_contradict_it() {
+        let (written, other) = (entry(file("a"), &[(1, 5)], 20), entry(file("b"), &[(2, 3)], 10));
+        let deleted = entry(EntryKind::Tombstone, &[(1, 9)], 30);
+        let resolved = |ours: &Entry, theirs: &Entry| match merge(Some(ours), theirs) {
+            Merge::Both(resolution) => resolution.merged,
+            other => panic!("not concurrent: {other:?}"),
+        };
+        let won = resolved(&resolved(&written, &other), &deleted);
+        assert_eq!((&won.kind, won.author), (&written.kind, written.author));
+        assert!(!contradicts(&won, &deleted, Actor(1)));
     }
 }

@@ -16,7 +16,8 @@
 //! | `d` share | [`DeepRow`] |
 //! | `h` share | [`PastRow`] |
 //! | `i` share | [`MarkerRow`] |
-//! | `r` share, sequence number | [`RetiredRow`] |
+//! | `v` share, sequence number | [`RetiredRow`] |
+//! | `r` share, sequence number | what earlier versions had for that; goes with its share |
 //! | `f` share, ordered entry key | [`FoundRow`] |
 //!
 //! Values are postcard. They should stay below 7 KiB (see `sled.rs`), which is why manifests and
@@ -24,7 +25,6 @@
 
 use highwater_core::check::DamageCause;
 use highwater_core::content::Chunk;
-use highwater_core::fingerprint::StateDigest;
 use highwater_core::{
     Actor, Checkpoint, ContentHash, Entry, EntryKind, Epoch, Key, LogDigest, Mtime, NodeId,
     PrefixState, Seq, ShareName,
@@ -76,8 +76,8 @@ pub struct MarkerRow {
 pub struct RetiredRow {
     /// The digest of everything appended up to there.
     pub digest: LogDigest,
-    /// The digest of the key and its state.
-    pub state: StateDigest,
+    /// The entry as it was.
+    pub entry: Entry,
 }
 
 /// The index row of one key.
@@ -244,7 +244,7 @@ pub(crate) fn marker_key(share: ShareNumber) -> Vec<u8> {
 }
 
 pub(crate) fn retired_key(share: ShareNumber, seq: Seq) -> Vec<u8> {
-    in_share(b'r', share, &seq.0.to_be_bytes())
+    in_share(b'v', share, &seq.0.to_be_bytes())
 }
 
 pub(crate) fn peer_key(share: ShareNumber, node: &NodeId) -> Vec<u8> {
@@ -267,7 +267,7 @@ pub(crate) fn part_key(
 }
 
 /// The kinds of rows that belong to a share, beside its [`ShareRow`].
-pub(crate) const SHARE_KINDS: [u8; 12] = *b"elwpmtudfhri";
+pub(crate) const SHARE_KINDS: [u8; 13] = *b"elwpmtudfhriv";
 
 /// One part of a stored manifest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -289,7 +289,7 @@ pub fn recode(kind: u8, value: &[u8]) -> Option<Vec<u8>> {
         b'f' => anew::<FoundRow>(value),
         b'h' => anew::<PastRow>(value),
         b'i' => anew::<MarkerRow>(value),
-        b'r' => anew::<RetiredRow>(value),
+        b'v' => anew::<RetiredRow>(value),
         _ => None,
     }
 }

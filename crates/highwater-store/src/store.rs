@@ -385,7 +385,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn retired(&self, share: ShareNumber) -> Result<Vec<Seq>, StoreError> {
-        let prefix = in_share(b'r', share, &[]);
+        let prefix = in_share(b'v', share, &[]);
         let seq =
             |key: Vec<u8>| Some(Seq(u64::from_be_bytes(key.get(prefix.len()..)?.try_into().ok()?)));
         let rows = self.database.rows(&prefix, &prefix);

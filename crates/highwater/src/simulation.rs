@@ -12,6 +12,8 @@
 //! Source of the form: TigerBeetle's simulator (VOPR), and Dropbox's Trinity ("Testing sync at
 //! Dropbox", 2020).
 
+#[cfg(test)]
+mod by_hand;
 mod cast;
 mod chance;
 mod clock;

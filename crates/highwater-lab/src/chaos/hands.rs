@@ -216,17 +216,12 @@ impl Hands {
         let bytes = self.history.compose_pieces(op, self.node, path, size);
         let target = self.folder.join(path);
         let step = self.begin(op);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&target)?;
-        let mut old = Vec::new();
-        file.read_to_end(&mut old)?;
+        let (mut file, was) = open_or_create(&target)?;
         let result = refill(&mut file, &bytes, pieces, pause);
         let ended = self.history.now();
         let inode = file.metadata()?.ino();
         let there = fs::symlink_metadata(&target).is_ok_and(|found| found.ino() == inode);
         let sure = there && result.is_ok();
-        // A file that was created just now held nothing, and nothing is no version.
-        let was = (!old.is_empty()).then(|| Content::of(&old));
         self.record(&step, ended, path, was, Some(Content::of(&bytes)), sure);
         result
     }
@@ -265,6 +260,30 @@ impl Hands {
         let (op, began) = (step.op, step.began);
         self.history.record(Change { op, node, path, was, now, sure, began, ended });
     }
+}
+
+/// A file to be written in place, and what it holds; nothing if it was created just now. One that a full
+/// disk left empty holds an empty version.
+fn open_or_create(path: &Path) -> io::Result<(File, Option<Content>)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    for _ in 0..TRIES_MAX {
+        match options.create_new(false).open(path) {
+            Ok(mut file) => {
+                let mut old = Vec::new();
+                file.read_to_end(&mut old)?;
+                return Ok((file, Some(Content::of(&old))));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        match options.create_new(true).open(path) {
+            Ok(file) => return Ok((file, None)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::AGAIN.into())
 }
 
 fn refill(file: &mut File, bytes: &[u8], pieces: usize, pause: Duration) -> io::Result<()> {

@@ -249,7 +249,10 @@ impl World {
         }
         if part != Part::Store {
             // Copied file by file, or as the image of a whole disk.
-            let is_image = part == Part::Both && self.now().is_multiple_of(2);
+            let is_image = match part {
+                Part::Both => self.now().is_multiple_of(2),
+                Part::Store | Part::Folder => self.habits.folder_images,
+            };
             let mut now = self.nodes[node].folder.disk();
             let made = now.markers_made;
             *now = disk;

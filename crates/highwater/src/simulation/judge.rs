@@ -79,6 +79,10 @@ impl Judge {
         *self.counts.entry(what).or_default() += times;
     }
 
+    pub(super) fn happened(&self, what: &str) -> bool {
+        self.counts.get(what).is_some_and(|times| *times > 0)
+    }
+
     /// A rule is broken; the first one counts.
     pub(super) fn broken(&mut self, time: u64, what: &str) {
         self.violation.get_or_insert_with(|| format!("at {}: {what}", seconds(time)));

@@ -42,6 +42,10 @@ pub(super) struct Habits {
     pub(super) latency_max: u64,
     /// Deletes of more than so many entries at once are held back.
     pub(super) mass_delete_min: u64,
+    /// A folder that is put back comes as the image of its disk, and not file by file. Only stories that are
+    /// told by hand have that: of an image from before the last deletes, put back under a node that
+    /// was killed in the same run, nothing can tell.
+    pub(super) folder_images: bool,
 }
 
 /// Something that happens to the cluster from outside.
@@ -167,6 +171,7 @@ impl Habits {
             blind_percent: [0, 0, 10, 60][chance.index(4)],
             latency_max: [2_000, 30_000, 300_000, 2 * SECOND][chance.index(4)],
             mass_delete_min: if chance.percent(25) { 3 } else { 1000 },
+            folder_images: false,
         }
     }
 

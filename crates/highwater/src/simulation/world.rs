@@ -397,12 +397,21 @@ impl World {
         }
     }
 
-    /// Counts the histories of a node beyond its first.
+    /// Counts the histories of a node beyond its first. There is none where no older state was put back and
+    /// no announced content was lost: what peers had of a history is told to them again as new, and so
+    /// what they deleted comes back.
     fn look_at_history(&mut self, node: usize, message: &Control) {
         let Control::Offer(offer) = message else { return };
         let before = self.nodes[node].offered.replace(offer.epoch);
         let anew = before.is_some_and(|before| before != offer.epoch);
         self.judge.count("histories begun anew", u64::from(anew));
+        let open = self.nodes[node].life.as_ref().and_then(|life| life.actor.open.as_ref());
+        let has_lost = open.is_some_and(|open| open.replica.lost_states().next().is_some());
+        let put_back = self.judge.happened("restores") || self.judge.happened("stores lost");
+        if anew && !has_lost && !put_back {
+            let time = self.now();
+            self.judge.broken(time, &format!("V1: node {node} begins a history anew for nothing"));
+        }
     }
 
     fn arrives(&mut self, wire: usize, link: LinkId, to: usize, message: Box<Control>) {

@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 
-use highwater_core::fingerprint::StateDigest;
 use highwater_core::intake::{self, OwnLog, Standing};
 use highwater_core::log::Checkpoint;
 use highwater_core::{Entry, Epoch, LogDigest, NodeId, Seq};
@@ -69,14 +68,10 @@ impl Replica {
         let Some(seq) = own else { return Ok(false) };
         self.flush()?;
         let made = match self.store.log_at(self.number(), seq)? {
-            Some(log) if log.key != entry.key => return Ok(true),
-            Some(log) => {
-                let row = self.entry(&log.key)?.filter(|row| row.seq == seq);
-                row.map(|row| StateDigest::of(&row.entry.key, &row.entry.kind))
-            }
-            None => self.store.retired_at(self.number(), seq)?.map(|row| row.state),
+            Some(log) => self.entry(&log.key)?.filter(|row| row.seq == seq).map(|row| row.entry),
+            None => self.store.retired_at(self.number(), seq)?.map(|row| row.entry),
         };
-        Ok(made.is_some_and(|made| made != StateDigest::of(&entry.key, &entry.kind)))
+        Ok(made.is_some_and(|made| intake::contradicts(entry, &made, self.actor)))
     }
 
     /// A history is over, whether it was known here before or not.
@@ -102,8 +97,7 @@ impl Replica {
     /// An entry leaves its position: what stood there can still be compared for a while.
     pub(super) fn retire(&mut self, left: &EntryRow) -> Result<(), StoreError> {
         let Some(log) = self.store.log_at(self.number(), left.seq)? else { return Ok(()) };
-        let state = StateDigest::of(&left.entry.key, &left.entry.kind);
-        let row = RetiredRow { digest: log.digest, state };
+        let row = RetiredRow { digest: log.digest, entry: left.entry.clone() };
         self.pending.put_retired(self.number(), left.seq, &row);
         self.past.retired.push_back(left.seq);
         if self.past.retired.len() > RETIRED_MAX
