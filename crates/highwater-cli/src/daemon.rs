@@ -72,6 +72,7 @@ async fn serve(home: &Home, config: Config, output: &mut Output) -> Result<(), F
         }
     };
     say_ready(&engine, doors.http, output);
+    allocator::keep_buffers();
     let trimming = tokio::spawn(give_memory_back(engine.changes()));
     doors.serve_until_stopped(home, &engine, &mut signals).await;
     trimming.abort();
@@ -91,12 +92,16 @@ async fn serve(home: &Home, config: Config, output: &mut Output) -> Result<(), F
     Ok(())
 }
 
-/// After work has ended, what it needed goes back to the system.
+/// After work has ended, what it needed goes back to the system; starting is work too, and may have told
+/// all its changes before anybody listens.
 async fn give_memory_back(mut changes: watch::Receiver<u64>) {
-    while changes.changed().await.is_ok() {
+    loop {
         while let Ok(Ok(())) = tokio::time::timeout(QUIET, changes.changed()).await {}
         // It cannot panic; when the runtime ends first, the memory goes back anyway.
         let _ = tokio::task::spawn_blocking(allocator::trim).await;
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -101,7 +100,7 @@ pub(crate) struct LinkShared {
     /// How often the link is pinged while it is idle.
     pub(crate) pace: Arc<Pace>,
     /// Whether the peer owes an answer for too long.
-    pub(crate) silent: AtomicBool,
+    pub(crate) silent: watch::Sender<bool>,
     pulse: Mutex<Pulse>,
     /// Round trips that nobody has asked for yet, the newest last.
     trips: Mutex<VecDeque<Duration>>,
@@ -187,6 +186,11 @@ impl LinkHandle {
         ended.ok().and_then(|reason| reason.clone()).unwrap_or(DownReason::Silent)
     }
 
+    /// Changes whenever the peer falls silent, as [`LinkStats::silent`] has it, or is heard again.
+    pub fn silence(&self) -> watch::Receiver<bool> {
+        self.0.silent.subscribe()
+    }
+
     /// What the link has carried so far, and how it fares.
     pub fn stats(&self) -> LinkStats {
         let shared = &self.0;
@@ -197,7 +201,7 @@ impl LinkHandle {
             rtt_min: trip.map(|trip| trip.min),
             connected_since: shared.clock.instant(shared.since),
             last_heard: shared.clock.instant(shared.wire.heard()),
-            silent: shared.silent.load(Relaxed),
+            silent: *shared.silent.borrow(),
             bytes_in,
             bytes_out,
         }
@@ -238,7 +242,7 @@ impl LinkShared {
             probe: Notify::new(),
             answered: watch::Sender::new(Time::default()),
             pace,
-            silent: AtomicBool::new(false),
+            silent: watch::Sender::new(false),
             pulse: Mutex::new(Pulse::new(since)),
             trips: Mutex::default(),
         }

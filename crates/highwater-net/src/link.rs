@@ -34,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Looks for pings fall on multiples of this, those of all links of a node together: a timer that goes
 /// off costs an idle node more than what is then done.
 const LOOKS_TOGETHER: Duration = Duration::from_millis(250);
+/// The same on an idle link, together with what the membership machine does.
+const LOOKS_TOGETHER_IDLE: Duration = Duration::from_millis(500);
 /// A look that comes this much too late means that this process was stopped: the silence was ours.
 const OVERSLEPT: Duration = Duration::from_secs(2);
 /// Pings whose answers are waited for. Those before have been overtaken by the link's death.
@@ -146,7 +148,8 @@ impl Pulse {
         let oldest = self.pings.values().next().copied();
         let suspect_at = oldest.map(|sent| sent.max(heard) + self.patience());
         let next = if health == Health::Alive {
-            next_ping.min(now + LOOK_EVERY).rounded_up(LOOKS_TOGETHER)
+            let together = if busy { LOOKS_TOGETHER } else { LOOKS_TOGETHER_IDLE };
+            next_ping.min(now + LOOK_EVERY).rounded_up(together)
         } else {
             now + SUSPECT_LOOK_EVERY
         };

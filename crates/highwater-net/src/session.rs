@@ -10,7 +10,6 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -393,7 +392,7 @@ async fn beat(shared: &LinkShared, urgent: &mpsc::Sender<Control>, report: &Heal
                 }
                 if beat.health != last {
                     last = beat.health;
-                    shared.silent.store(last == Health::Suspect, Relaxed);
+                    shared.silent.send_replace(last == Health::Suspect);
                     report.tell(last).await;
                 }
                 beat.ping

@@ -49,6 +49,8 @@ pub(crate) enum Told {
     },
     /// A link is down; `parted` when one of both sides does not list the other any more.
     LinkDown { link: LinkId, parted: bool },
+    /// The other side of a link has fallen silent, or is heard again.
+    Silence(LinkId),
     /// A message about the cluster.
     Control { link: LinkId, message: Box<Control> },
     /// What this node says about itself, or whom it lists, may have changed.

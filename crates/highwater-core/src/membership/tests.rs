@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::watch::{INDIRECT_WAIT, SUSPICION};
+use super::watch::{INDIRECT_WAIT, LOOK_EVERY, SUSPICION};
 use super::*;
 use crate::member::{Facts, Seal, SealedCard, SealedOrder};
 
@@ -214,7 +214,7 @@ fn when_every_helper_has_failed_nobody_waits_longer_than_a_redial_takes() {
 fn a_node_that_wakes_late_gives_others_more_time() {
     let mut bench = Bench::new();
     for _ in 0..6 {
-        bench.now = bench.now + Duration::from_millis(1200);
+        bench.now = bench.now + LOOK_EVERY + Duration::from_millis(700);
         bench.tell(Event::TimePassed);
     }
     bench.tell(Event::LinkDown(id(1)));

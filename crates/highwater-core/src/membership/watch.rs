@@ -44,8 +44,8 @@ const STRAIN_MAX: u32 = 4;
 const STRAIN_FADES: Duration = Duration::from_secs(10);
 /// The machine wants to be woken at least this often, so that lateness means something. It is on
 /// multiples of this, as the other regular work of a node: a timer that goes off costs an idle node
-/// more than what is then done.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// more than what is then done. A link that falls silent is told at once.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A neighbour that does not answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -168,6 +168,7 @@ impl Actor {
                 self.lines.insert(link, line);
             }
             Told::LinkDown { link, parted } => self.link_down(link, parted),
+            Told::Silence(link) => self.listen(link),
             Told::Control { link, message } => self.heard(link, *message),
             Told::Changed => self.changed(),
             Told::Decide { target, removed, answer } => {
@@ -179,16 +180,8 @@ impl Actor {
     }
 
     fn time_passed(&mut self) {
-        let links: Vec<(NodeId, LinkHandle)> = self
-            .current
-            .iter()
-            .filter_map(|(peer, link)| Some((*peer, self.lines.get(link)?.handle.clone())))
-            .collect();
-        for (peer, handle) in links {
-            let stats = handle.stats();
-            let ago = stats.last_heard.elapsed();
-            self.handle(Event::Heard { peer, ago, silent: stats.silent });
-        }
+        let links: Vec<LinkId> = self.current.values().copied().collect();
+        links.into_iter().for_each(|link| self.listen(link));
         let (requests, failures, answer_micros) = self.end.answers.totals();
         let connections = self.lines.len() as u32;
         self.handle(Event::Load(Load { connections, requests, failures, answer_micros }));
@@ -201,6 +194,16 @@ impl Actor {
         }
         if let Some(engine) = self.engine.upgrade() {
             self.choose_links(&engine, false);
+        }
+    }
+
+    /// Notes when the other side of a link was last heard, if the link is the one that counts.
+    fn listen(&mut self, link: LinkId) {
+        let Some(line) = self.lines.get(&link) else { return };
+        let (peer, stats) = (line.peer, line.handle.stats());
+        if self.current.get(&peer) == Some(&link) {
+            let ago = stats.last_heard.elapsed();
+            self.handle(Event::Heard { peer, ago, silent: stats.silent });
         }
     }
 

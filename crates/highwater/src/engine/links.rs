@@ -161,7 +161,17 @@ async fn read_control(
     engine.announce(&source, &control, true).await;
     let (answers, reach) = (control.downgrade(), Arc::clone(&engine) as Arc<dyn Reach>);
     drop(control);
-    while let Some(message) = control_in.recv().await {
+    let mut silence = handle.silence();
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = control_in.recv() => message,
+            Ok(()) = silence.changed() => {
+                engine.cluster.tell(Told::Silence(link)).await;
+                continue;
+            }
+        };
+        let Some(message) = message else { break };
         let message = talk.heard(&engine.desks, &reach, source.peer, &answers, message);
         let Some(message) = message else { continue };
         let Some(share) = share_of(&message).cloned() else {
