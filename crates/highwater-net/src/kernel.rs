@@ -19,7 +19,8 @@ use rustix::net::{
 pub struct Segments {
     /// Segments that carried data.
     pub sent: u64,
-    /// Those of them that were sent again.
+    /// Those of them that were sent again for others that were lost. What the receiver says has come
+    /// twice (DSACK, RFC 2883) was sent again for an answer that was late, and not lost.
     pub resent: u64,
 }
 
@@ -35,9 +36,11 @@ const INFO: u16 = 2;
 /// Bytes of a netlink header, and of a `struct inet_diag_msg`.
 const HEADER_BYTES: usize = 16;
 const MESSAGE_BYTES: usize = 72;
-/// Where `tcpi_total_retrans` and `tcpi_data_segs_out` lie in a `struct tcp_info`.
+/// Where `tcpi_total_retrans`, `tcpi_data_segs_out` and `tcpi_dsack_dups` lie in a `struct tcp_info`. The
+/// last one came with Linux 4.18.
 const TOTAL_RETRANS: usize = 100;
 const DATA_SEGS_OUT: usize = 156;
+const DSACK_DUPS: usize = 216;
 /// An answer is a few hundred bytes.
 const ANSWER_BYTES_MAX: usize = 4096;
 
@@ -47,7 +50,8 @@ pub(crate) fn segments(local: SocketAddr, remote: SocketAddr) -> Option<Segments
     let info = info(&answer)?;
     let number = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
     let (resent, sent) = (number(TOTAL_RETRANS)?, number(DATA_SEGS_OUT)?);
-    Some(Segments { sent: sent.into(), resent: resent.into() })
+    let twice = number(DSACK_DUPS).unwrap_or_default();
+    Some(Segments { sent: sent.into(), resent: resent.saturating_sub(twice).into() })
 }
 
 /// A netlink header and a `struct inet_diag_req_v2` for one connection.
