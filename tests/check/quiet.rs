@@ -43,6 +43,8 @@ fn identical_copies_cost_one_question_and_hash_alike_everywhere() {
 /// nothing else.
 #[test]
 fn nothing_is_reported_falsely_while_people_write() {
+    /// Files that are written again and again.
+    const WRITTEN: u64 = 1000;
     with_cluster(&["a", "b", "c"], &MESH, |cluster| {
         tree::write_lifelike(&cluster.folder(0), 200, 9)?;
         cluster.start_all()?;
@@ -55,7 +57,9 @@ fn nothing_is_reported_falsely_while_people_write() {
                 while !stop.load(Ordering::Relaxed) {
                     // One folder at a time, so that nothing is in conflict.
                     let folder = &folders[0];
-                    let path = folder.join(format!("w{}", dice.below(60)));
+                    // Among so many that each rests for a moment: whoever writes the same few without a
+                    // pause keeps a check waiting for as long as it waits at all.
+                    let path = folder.join(format!("w{}", dice.below(WRITTEN)));
                     match dice.below(4) {
                         0 => drop(fs::remove_file(&path)),
                         _ => fs::write(&path, dice.bytes(dice.clone().below(9000) as usize))?,
