@@ -1,5 +1,5 @@
 //! Stories told by hand, for what is drawn too rarely: the right thing at the right moment, and a disk
-//! that dies at every single step of it.
+//! that dies at each step of it.
 
 use highwater_store::FuseEnd;
 
@@ -37,7 +37,8 @@ fn violation(seed: u64, actions: &[(u64, Action)]) -> Option<String> {
 }
 
 /// While one node's user deleted a directory, another's edited what lies in it: the edit wins, and the
-/// directory is made again on its way.
+/// directory is made again on its way, in the steps that are tried here. How late the directory's own news
+/// comes is up to the seed.
 #[test]
 fn a_disk_that_dies_at_any_step_of_making_a_directory_on_the_way_loses_nothing() {
     for (seed, steps) in (30..46).flat_map(|seed| (5..18).map(move |steps| (seed, steps))) {
