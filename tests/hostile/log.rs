@@ -363,7 +363,7 @@ fn versions_full_of_actors_poison_no_other_peer() {
             stage.settled()
         })?;
         fs::write(stage.cluster.folder(0).join("full"), "edited by the victim's user")?;
-        stage.attack("S17 an edit on top", Effect::Nothing, |_| Ok(()))?;
+        stage.attack("S17 an edit on top", Effect::Entries, |_| Ok(()))?;
         let text = fs::read_to_string(stage.cluster.folder(1).join("full"))?;
         ensure!(text.contains("edited"), "the edit is lost: {text:?}");
         Ok(())

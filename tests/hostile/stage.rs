@@ -78,14 +78,10 @@ pub(crate) fn on_stage(play: impl FnOnce(&mut Stage<'_>) -> Result<()>) {
         cluster.start_all()?;
         cluster.nodes[1].wait_in_sync(PATIENCE)?;
         let credentials = Credentials::of_home(&mallory.home())?;
-        play(&mut Stage {
-            cluster,
-            mallory,
-            credentials,
-            canary,
-            growth_max: GROWTH_MAX,
-            attacks: 0,
-        })
+        let growth_max = GROWTH_MAX;
+        let mut stage = Stage { cluster, mallory, credentials, canary, growth_max, attacks: 0 };
+        until("both logs are taken in", || stage.heads_met())?;
+        play(&mut stage)
     });
 }
 
@@ -128,16 +124,16 @@ impl Stage<'_> {
         })
     }
 
-    /// Fails if the victim's log moves within a moment: something goes round in circles.
+    /// Fails unless the victim's log comes to rest: something goes round in circles.
     pub(crate) fn stays_quiet(&self) -> Result<()> {
-        self.settled()?;
-        let (head, at) = (self.share()?.head_seq, Instant::now());
-        while at.elapsed() < AT_REST {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let later = self.share()?.head_seq;
-        ensure!(later == head, "the log goes on by itself, from {head} to {later}");
-        Ok(())
+        let (mut head, mut since) = (self.share()?.head_seq, Instant::now());
+        until("the victim's log comes to rest", || {
+            let now = self.share()?.head_seq;
+            if now != head {
+                (head, since) = (now, Instant::now());
+            }
+            Ok(since.elapsed() > AT_REST)
+        })
     }
 
     /// Plays one attack and judges what it left behind.
@@ -233,7 +229,9 @@ impl Stage<'_> {
             let status = self.cluster.nodes[node].status()?;
             let share = status.share(SHARE).context("a share is lost")?;
             let peer = share.peers.iter().find(|p| p.node_id == self.cluster.nodes[other].id());
-            let met = |position: &Position| position.acked_seq == position.head_seq;
+            // A status is a moment old: what one says of its log must be what the other heard.
+            let head = self.head(other)?;
+            let met = |pull: &Position| pull.acked_seq == head && pull.head_seq == head;
             let push_met = |p: &PeerStatus| p.push.acked_seq == share.head_seq;
             Ok(peer.is_some_and(|peer| peer.connected && met(&peer.pull) && push_met(peer)))
         };
