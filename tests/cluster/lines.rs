@@ -2,13 +2,12 @@
 //! the better one.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use highwater_lab::cluster::SHARE;
 use highwater_lab::faults::Faults;
-use highwater_lab::net::free_loopback;
 use highwater_lab::node::{Node, NodeSpec};
 use highwater_lab::route::Route;
 use highwater_tests::{Slot, highwater, with_cluster};
@@ -17,10 +16,10 @@ use serde_json::Value;
 
 use crate::membership::{PATIENCE, ask, wait};
 
-const MB: u64 = 1_000_000;
+pub(crate) const MB: u64 = 1_000_000;
 
 /// Content that neither compresses nor repeats.
-fn noise(bytes: u64, seed: &str) -> Vec<u8> {
+pub(crate) fn noise(bytes: u64, seed: &str) -> Vec<u8> {
     let mut content = vec![0; bytes as usize];
     blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut content);
     content
@@ -111,20 +110,22 @@ fn most_of_a_content_comes_over_the_faster_of_two_lines() {
     });
 }
 
-/// Two nodes with a router between them, the first of which dials; both running.
-fn over(route: &Route, dir: &std::path::Path) -> Result<Vec<Node>> {
+/// Two nodes with a router between them, the first of which dials the second under this host name or
+/// address; both running.
+pub(crate) fn over(route: &Route, dir: &std::path::Path, host: &str) -> Result<Vec<Node>> {
     let make = |(end, name): (usize, &str)| {
-        let sync = SocketAddr::new(route.ip(end), free_loopback()?.port());
         let spec = NodeSpec::on_loopback(&highwater(), name)?;
+        let sync = SocketAddr::from((Ipv4Addr::UNSPECIFIED, spec.sync.port()));
         let node = Node::init(NodeSpec { place: route.place(end), sync, ..spec }, dir)?;
         node.add_share(SHARE)?;
         Ok(node)
     };
     let mut nodes = ["a", "b"].into_iter().enumerate().map(make).collect::<Result<Vec<_>>>()?;
-    let listens = nodes[1].spec().sync;
-    nodes[0].add_peer(nodes[1].id(), Some(listens), &[SHARE])?;
+    let listens = format!("{host}:{}", nodes[1].spec().sync.port());
+    nodes[0].run(&["peer", "add", nodes[1].id(), &listens, "--share", SHARE])?;
     nodes[1].add_peer(nodes[0].id(), None, &[SHARE])?;
     nodes.iter_mut().try_for_each(Node::start)?;
+    nodes.iter().try_for_each(|node| node.wait_in_sync(PATIENCE).map(drop))?;
     Ok(nodes)
 }
 
@@ -137,8 +138,7 @@ fn the_loss_of_a_line_is_reported_by_transfers_and_by_a_test_of_it() -> Result<(
     let _slot = Slot::take();
     let dir = tempfile::tempdir()?;
     let route = Route::lay()?;
-    let nodes = over(&route, dir.path())?;
-    nodes.iter().try_for_each(|node| node.wait_in_sync(PATIENCE).map(drop))?;
+    let nodes = over(&route, dir.path(), &route.ip(1).to_string())?;
     route.lose(1, 0.05)?;
     fs::write(nodes[0].folder(SHARE).join("large"), noise(60 * MB, "large"))?;
     let folders = [nodes[0].folder(SHARE), nodes[1].folder(SHARE)];

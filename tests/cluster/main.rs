@@ -5,4 +5,5 @@
 
 mod lines;
 mod membership;
+mod moves;
 mod suspicion;

@@ -24,7 +24,7 @@ pub(crate) fn ask(node: &Node, args: &[&str]) -> Result<Value> {
 }
 
 /// How a node sees the cluster: states by name.
-fn states(node: &Node) -> Result<BTreeMap<String, String>> {
+pub(crate) fn states(node: &Node) -> Result<BTreeMap<String, String>> {
     let nodes = ask(node, &["cluster", "nodes"])?;
     let nodes = nodes["nodes"].as_object().context("nodes")?.clone();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -33,12 +33,16 @@ fn states(node: &Node) -> Result<BTreeMap<String, String>> {
     Ok(nodes.values().map(state).collect())
 }
 
-fn expected(states: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) fn expected(states: &[(&str, &str)]) -> BTreeMap<String, String> {
     states.iter().map(|(name, state)| (name.to_string(), state.to_string())).collect()
 }
 
 /// Waits until each of `nodes` sees just these states.
-fn wait_seen(cluster: &Cluster, nodes: &[usize], states_wanted: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn wait_seen(
+    cluster: &Cluster,
+    nodes: &[usize],
+    states_wanted: &[(&str, &str)],
+) -> Result<()> {
     let wanted = expected(states_wanted);
     wait(&format!("{nodes:?} see {wanted:?}"), || {
         let seen = nodes.iter().map(|node| states(&cluster.nodes[*node]));
@@ -69,7 +73,7 @@ pub(crate) fn wait_all_active(cluster: &Cluster) -> Result<()> {
     wait_seen(cluster, &[0, 1, 2], &[("a", "active"), ("b", "active"), ("c", "active")])
 }
 
-fn incarnation(node: &Node, about: &str) -> Result<u64> {
+pub(crate) fn incarnation(node: &Node, about: &str) -> Result<u64> {
     let nodes = ask(node, &["cluster", "nodes"])?;
     nodes["nodes"][about]["config"]["metadata"]["incarnation"].as_u64().context("incarnation")
 }

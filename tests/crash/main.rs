@@ -187,6 +187,36 @@ fn a_store_that_cannot_sync_says_nothing_more_until_its_node_is_started_again() 
     });
 }
 
+/// A disk that failed to read a file, and then worked again, told nobody that it did: the edit stayed
+/// on its node until the next whole scan.
+#[test]
+fn a_file_that_cannot_be_read_for_a_while_is_named_and_then_read_by_itself() {
+    unless(trace::missing(), || {
+        let mut pair = Pair::start(&highwater(), None)?;
+        let [here, there] =
+            [pair.victim_folder(), pair.peer_folder()].map(|dir| dir.join("edited"));
+        fs::write(&here, "as it was")?;
+        agreed(&pair, "the peer has it")?;
+        let pid = pair.victim().pid().context("the victim is down")?;
+        let fault = Fault::Error("EIO");
+        let injection = Injection { call: "pread64", fault, when: When::From(1) };
+        let log = pair.dir().join("strace.log");
+        let tracer = Tracer::attach_to_file(pid, &log, injection, &here)?;
+        fs::write(&here, "as it is now")?;
+        let named = |status: &Status| {
+            let mut problems = status.shares.iter().flat_map(|share| &share.problems);
+            problems.any(|problem| problem.path == "edited" && problem.kind == "unreadable")
+        };
+        pair.victim().wait_until("the file is named", PATIENCE, named)?;
+        ensure!(fs::read(&there)? == b"as it was", "what could not be read has crossed");
+        ensure!(!tracer.detach()?.injected.is_empty(), "nothing failed");
+        agreed(&pair, "the peer has the edit")?;
+        ensure!(fs::read(&there)? == b"as it is now", "the edit is lost");
+        ensure!(!named(&pair.victim_status()?), "the problem stands");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_node_that_is_killed_while_it_names_a_file_shows_the_old_or_the_new_one() {
     unless(trace::missing(), || {

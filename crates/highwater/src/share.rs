@@ -33,6 +33,7 @@ pub(crate) mod plan;
 pub(crate) mod replica;
 pub(crate) mod scanner;
 pub(crate) mod snapshot;
+pub(crate) mod unread;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

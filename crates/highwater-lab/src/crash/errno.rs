@@ -1,4 +1,5 @@
-//! Calls that fail: a sync that fails once or for ever, a disk that is full at one write.
+//! Calls that fail: a sync that fails once or for ever, a disk that is full at one write or cannot
+//! be read in one place.
 //!
 //! One iteration: the victim is in sync and alive; one of its calls is made to fail while a small
 //! script is carried out. Either it overcomes that by itself, or it says what is wrong. After a
@@ -50,6 +51,18 @@ const WRITES: [(&str, &[&str]); 6] = [
     ("mkdirat", &["ENOSPC", "EDQUOT"]),
     ("unlinkat", &["EIO"]),
 ];
+
+/// Calls that read, and the errors that each is given in turn.
+const READS: [(&str, &[&str]); 6] = [
+    ("openat", &["EIO", "EMFILE", "ENFILE"]),
+    ("getdents64", &["EIO"]),
+    ("newfstatat", &["EIO"]),
+    ("statx", &["EIO"]),
+    ("read", &["EIO"]),
+    ("pread64", &["EIO"]),
+];
+/// Of the many calls of one kind that read, so many have their turn.
+const READS_MAX: usize = 12;
 
 /// Events without which a run has not tried what it is for.
 pub const REQUIRED: [&str; 4] = [
@@ -309,6 +322,13 @@ fn trials(calls: &BTreeMap<&'static str, u32>) -> Vec<Injection> {
     }
     for (call, errors) in WRITES {
         for (number, &error) in (1..=times(call)).zip(errors.iter().cycle()) {
+            let when = When::Call(number);
+            trials.push(Injection { call, fault: Fault::Error(error), when });
+        }
+    }
+    for (call, errors) in READS {
+        let apart = (times(call) as usize).div_ceil(READS_MAX).max(1);
+        for (number, &error) in (1..=times(call)).step_by(apart).zip(errors.iter().cycle()) {
             let when = When::Call(number);
             trials.push(Injection { call, fault: Fault::Error(error), when });
         }

@@ -37,6 +37,9 @@ pub const CALLS: [&str; 13] = [
     "syncfs",
 ];
 
+/// Those by which it reads it.
+pub const READS: [&str; 6] = ["openat", "getdents64", "newfstatat", "statx", "read", "pread64"];
+
 /// Why no fault can be injected on this machine, if none can.
 pub fn missing() -> Option<&'static str> {
     let mut command = Command::new("strace");
@@ -89,7 +92,8 @@ impl Injection {
 
 /// The options for `strace` that follow a process with all its threads and do this to it.
 pub fn options(log: &Path, injection: Option<Injection>) -> Vec<String> {
-    let calls = injection.map_or_else(|| CALLS.join(","), |injection| injection.call.to_owned());
+    let all = || [CALLS.join(","), READS.join(",")].join(",");
+    let calls = injection.map_or_else(all, |injection| injection.call.to_owned());
     let mut options = vec!["-f".into(), "-y".into(), "-o".into(), log.display().to_string()];
     options.extend(["-e".into(), format!("trace={calls}")]);
     if let Some(injection) = injection {
@@ -129,8 +133,25 @@ pub struct Tracer {
 impl Tracer {
     /// Attaches to a running process. Without a fault it only counts.
     pub fn attach(pid: u32, log: &Path, injection: Option<Injection>) -> Result<Tracer> {
+        Tracer::attach_with(pid, log, options(log, injection))
+    }
+
+    /// Attaches to a running process and does this to its calls on one file, which must be there.
+    pub fn attach_to_file(
+        pid: u32,
+        log: &Path,
+        injection: Injection,
+        file: &Path,
+    ) -> Result<Tracer> {
+        let file = file.to_str().context("the path is not UTF-8")?;
+        let mut options = options(log, Some(injection));
+        options.extend(["-P".to_owned(), file.to_owned()]);
+        Tracer::attach_with(pid, log, options)
+    }
+
+    fn attach_with(pid: u32, log: &Path, options: Vec<String>) -> Result<Tracer> {
         let mut command = Command::new("strace");
-        command.args(options(log, injection)).args(["-p", &pid.to_string()]);
+        command.args(options).args(["-p", &pid.to_string()]);
         let mut process = command.stderr(Stdio::piped()).spawn().context("starting strace")?;
         let mut said = BufReader::new(process.stderr.take().context("strace is mute")?);
         let mut line = String::new();
@@ -230,7 +251,7 @@ impl Seen {
                 seen.injected.push(format!("{}{event}", begun.unwrap_or_default()));
             }
             let name = event.split('(').next().unwrap_or_default();
-            if let Some(&call) = CALLS.iter().find(|&&call| call == name) {
+            if let Some(&call) = CALLS.iter().chain(&READS).find(|&&call| call == name) {
                 *by_thread.entry((thread, call)).or_default() += 1;
             }
         }

@@ -23,6 +23,7 @@ use super::peers::Peers;
 use super::plan::Work;
 use super::replica::Replica;
 use super::scanner::ScanEvent;
+use super::unread::Unread;
 use super::{Command, Counter, Event, Surroundings};
 use crate::config::ShareConfig;
 use crate::fetch::Fetched;
@@ -94,6 +95,7 @@ pub(crate) struct Open {
     pub(crate) blind: bool,
     /// What the last whole scan could not sync.
     pub(crate) scan_problems: BTreeMap<String, Problem>,
+    pub(crate) unread: Unread,
     /// What stays true until something else changes.
     pub(crate) standing_problems: BTreeMap<String, Problem>,
     /// Changes in a receive-only folder.
@@ -319,6 +321,7 @@ impl Actor {
             self.scanned_at = Some(now);
             self.want_scan(Scope::Whole);
         }
+        self.read_again(now);
         if now.duration_since(self.verified_at) >= VERIFY_EVERY {
             self.verified_at = now;
             if let Some(Err(error)) = self.open.as_ref().map(|open| open.folder.verify()) {
@@ -335,7 +338,15 @@ impl Actor {
         let telling = self.dirty.then(|| self.told_at.map_or(now, |at| at + TELL_EVERY));
         let common = [telling, Some(now + VERIFY_EVERY)];
         let own = match &self.open {
-            None => [(!self.config.paused).then_some(self.reopen_at), None, None, None, None, None],
+            None => [
+                (!self.config.paused).then_some(self.reopen_at),
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
+            ],
             Some(open) => [
                 self.gone.due(&self.guard()),
                 self.scanned_at.map(|at| at + self.config.rescan_interval),
@@ -343,6 +354,7 @@ impl Actor {
                 open.work.can_go_on().then_some(now),
                 self.unsaid,
                 self.acks_since.map(|since| since + ACKS_WAIT),
+                open.unread.due(),
             ],
         };
         own.into_iter().chain(common).flatten().min().unwrap_or(now + VERIFY_EVERY)

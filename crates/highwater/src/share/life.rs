@@ -16,6 +16,7 @@ use super::gone::Gone;
 use super::local::{HINTS_MAX, note};
 use super::open::{Opened, open};
 use super::plan::Work;
+use super::unread::Unread;
 
 /// How often opening a share that cannot work is tried again.
 const REOPEN_EVERY: Duration = Duration::from_secs(2);
@@ -79,6 +80,7 @@ impl Actor {
             hints: mpsc::channel(HINTS_MAX).1,
             blind: true,
             scan_problems: BTreeMap::new(),
+            unread: Unread::default(),
             standing_problems,
             local_changes: BTreeMap::new(),
             receive_only: BTreeMap::new(),

@@ -11,6 +11,7 @@ use highwater_folder::{
 };
 use highwater_store::{StoreError, WantClass};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::actor::{Actor, Open};
 use super::replica::{History, Policy};
@@ -24,7 +25,7 @@ pub(crate) const HINTS_MAX: usize = 16;
 /// A content that was verified is not verified again so soon, whoever asks.
 const VERIFY_AGAIN: Duration = Duration::from_secs(60);
 /// Problems of one kind of source that are kept; the rest is counted by the next scan.
-const PROBLEMS_MAX: usize = 1000;
+pub(super) const PROBLEMS_MAX: usize = 1000;
 
 /// What keeps a peer's state out of this folder.
 pub(crate) struct FolderPolicy<'a> {
@@ -173,8 +174,20 @@ impl Actor {
         if std::mem::take(&mut self.rules_changed) {
             self.reload_rules()?;
         }
+        let now = self.outside.now();
+        if let Some(open) = &mut self.open {
+            open.unread.scanned(&open.scan_problems, now);
+        }
         self.scan_next();
         Ok(())
+    }
+
+    /// Reads again what could not be read, when its time has come.
+    pub(super) fn read_again(&mut self, now: Instant) {
+        let open = self.open.as_mut();
+        if let Some(scope) = open.and_then(|open| open.unread.take(&open.scan_problems, now)) {
+            self.want_scan(scope);
+        }
     }
 
     fn whole_scanned(&mut self, gone: Vec<Key>) -> Result<(), StoreError> {
