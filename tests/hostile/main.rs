@@ -14,6 +14,7 @@ mod folder;
 mod frames;
 mod log;
 mod members;
+mod names;
 mod settings;
 mod stage;
 mod state;

@@ -4,18 +4,23 @@
 //! unchanged, so that all three tell the same story. Their field names are a promise to scripts:
 //! fields may be added, never renamed or removed.
 
+mod alert;
 pub mod cluster;
 pub mod event;
+mod health;
 pub mod net;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use highwater_core::alert::{Alert, Rule, Severity};
-use highwater_core::health::{self, Cause, Signs};
 use highwater_core::{Entry, EntryKind, Key, NodeId, Seq, ShareName, WallTime};
 use serde::{Deserialize, Serialize};
 
+pub use self::alert::{AlertRow, AlertsReport, Delivery, LagRow};
+pub use self::health::{
+    ClusterCheck, DiskCheck, Health, HealthChecks, HealthReason, HealthServices, HoldsCheck,
+    StoreCheck,
+};
 use crate::config::ShareMode;
 
 /// The version of this program.
@@ -301,231 +306,6 @@ pub struct ConflictRow {
     pub stamp: String,
     /// The short id of the node that made it.
     pub author: String,
-}
-
-/// What fires: `highwater alerts --json` and `GET /api/v1/alerts`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct AlertsReport {
-    /// What fires, in the order of the rules.
-    pub firing: Vec<AlertRow>,
-    /// What was resolved lately, the latest first.
-    pub recent: Vec<AlertRow>,
-    /// How many figures are bad, and not for long enough yet.
-    pub pending: u64,
-    /// What was posted to the webhook since the daemon started.
-    pub webhook: Delivery,
-    /// What the Alertmanager was told since the daemon started.
-    pub alertmanager: Delivery,
-}
-
-/// One alert.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct AlertRow {
-    /// Its number on this node.
-    pub id: u64,
-    /// By which rule it fires, as in the configuration.
-    pub rule: Rule,
-    /// How bad it is.
-    pub severity: Severity,
-    /// `firing` or `resolved`.
-    pub state: String,
-    /// What it is about: a peer, a share, an entry.
-    pub subject: String,
-    /// Since when the figure has been bad, RFC 3339.
-    pub since: String,
-    /// When it was over, RFC 3339.
-    pub resolved: Option<String>,
-    /// The latest figure: seconds, entries, bytes or a count, as the rule has it.
-    pub value: f64,
-    /// The figure at which it fires.
-    pub threshold: f64,
-    /// What it is, for people.
-    pub cause: String,
-    /// What to do about it.
-    pub what_to_do: String,
-}
-
-impl AlertRow {
-    /// The row for `alert`.
-    pub fn of(alert: &Alert) -> Self {
-        Self {
-            id: alert.id,
-            rule: alert.rule,
-            severity: alert.severity,
-            state: if alert.resolved.is_some() { "resolved" } else { "firing" }.to_owned(),
-            subject: alert.subject.clone(),
-            since: rfc3339(alert.since),
-            resolved: alert.resolved.map(rfc3339),
-            value: alert.value,
-            threshold: alert.threshold,
-            cause: alert.cause.clone(),
-            what_to_do: alert.rule.what_to_do().to_owned(),
-        }
-    }
-}
-
-/// What became of what was sent to one receiver of alerts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Delivery {
-    /// What waits.
-    pub queued: u64,
-    /// What was taken.
-    pub sent: u64,
-    /// Attempts that failed; each is made again.
-    pub failed: u64,
-    /// What was given up.
-    pub dropped: u64,
-    /// Whether the last attempt failed.
-    pub failing: bool,
-}
-
-/// How far one side of a share is behind the other.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct LagRow {
-    /// Which share.
-    pub share: ShareName,
-    /// Which peer.
-    #[serde(with = "as_text")]
-    pub peer: NodeId,
-    /// `pull`: this node is behind the peer; `push`: the peer behind this node.
-    pub way: String,
-    /// Entries that are not acknowledged.
-    pub entries: u64,
-    /// How long the oldest of them has been waiting.
-    pub seconds: f64,
-}
-
-/// `GET /health`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Health {
-    /// Whether every check holds.
-    pub status: bool,
-    /// The version of the program.
-    pub version: String,
-    /// How the node runs: `cluster`, or `standalone` while it lists no peer for a share.
-    pub mode: String,
-    /// When this was found, RFC 3339.
-    pub timestamp: String,
-    /// What was looked at.
-    pub checks: HealthChecks,
-    /// What runs.
-    pub services: HealthServices,
-    /// Why the status is false; empty when it is true.
-    #[serde(default)]
-    pub reasons: Vec<HealthReason>,
-}
-
-/// Something that is wrong with a node.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct HealthReason {
-    /// `store`, `disk`, `share`, `progress`, `clock` or `certificate`.
-    pub kind: String,
-    /// What is wrong and what to do, for people.
-    pub message: String,
-}
-
-/// The checks behind [`Health::status`].
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct HealthChecks {
-    /// The store takes writes.
-    pub store: StoreCheck,
-    /// The store's disk has room.
-    pub disk: DiskCheck,
-    /// No share is stopped by a problem.
-    pub shares: HoldsCheck,
-    /// Nothing that could go on stands still.
-    pub progress: HoldsCheck,
-    /// The clock is about where most peers have theirs.
-    pub clock: HoldsCheck,
-    /// No https receiver of alerts has an expired certificate.
-    #[serde(default = "HoldsCheck::holding")]
-    pub certificates: HoldsCheck,
-    /// The cluster can be reached, where there is one.
-    pub cluster: ClusterCheck,
-}
-
-/// Whether the store takes writes.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct StoreCheck {
-    /// Whether it does.
-    pub status: bool,
-    /// Which store it is.
-    #[serde(rename = "type")]
-    pub kind: String,
-}
-
-/// Whether the store's disk has room.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct DiskCheck {
-    /// Whether it has.
-    pub status: bool,
-    /// How much.
-    pub free_bytes: u64,
-}
-
-/// Whether something holds.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct HoldsCheck {
-    /// Whether it does.
-    pub status: bool,
-}
-
-impl HoldsCheck {
-    /// What an older node, which does not look at it, is taken to say.
-    fn holding() -> Self {
-        Self { status: true }
-    }
-}
-
-/// Whether the cluster can be reached. A node that is alone is not unwell for that.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ClusterCheck {
-    /// Whether the node is in a cluster.
-    pub enabled: bool,
-    /// False while no other member can be reached. True where there is none.
-    pub status: bool,
-}
-
-/// What runs.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct HealthServices {
-    /// Node to node.
-    pub sync: String,
-    /// The HTTP API.
-    pub http: String,
-}
-
-impl Health {
-    /// The verdict on what was found at `now`, on a node that is in a cluster or not.
-    pub(crate) fn judge(signs: &Signs, cluster: ClusterCheck, now: WallTime) -> Self {
-        let causes = health::causes(signs);
-        let free_bytes = signs.disks.first().map_or(0, |(_, free)| *free);
-        let holds = |kind: &str| causes.iter().all(|cause| cause.kind() != kind);
-        let running = || "running".to_owned();
-        Self {
-            status: causes.is_empty(),
-            version: VERSION.to_owned(),
-            mode: if cluster.enabled { "cluster" } else { "standalone" }.to_owned(),
-            timestamp: rfc3339(now),
-            checks: HealthChecks {
-                store: StoreCheck { status: holds("store"), kind: "sled".to_owned() },
-                disk: DiskCheck { status: holds("disk"), free_bytes },
-                shares: HoldsCheck { status: holds("share") },
-                progress: HoldsCheck { status: holds("progress") },
-                clock: HoldsCheck { status: holds("clock") },
-                certificates: HoldsCheck { status: holds("certificate") },
-                cluster,
-            },
-            services: HealthServices { sync: running(), http: running() },
-            reasons: causes.iter().map(HealthReason::from).collect(),
-        }
-    }
-}
-
-impl From<&Cause> for HealthReason {
-    fn from(cause: &Cause) -> Self {
-        Self { kind: cause.kind().to_owned(), message: cause.to_string() }
-    }
 }
 
 /// A wall-clock time as RFC 3339 in UTC, to the millisecond.

@@ -17,11 +17,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+
+mod judge;
+mod report;
+
+use judge::judge;
+pub use report::{Arrival, Check, CutRun, FaultReport, Sample, SyncRun};
 
 use super::ledger::{self, Ledger};
 use super::probe::{LinkProbes, PROBES};
-use super::{DevNode, existing, report, settle, wiring};
+use super::{existing, report, settle, wiring};
 use crate::faults::{CutKind, Direction, Faults, Survivors};
 use crate::node::Node;
 use crate::proxy::Proxy;
@@ -39,10 +44,6 @@ const LINK_BYTES_PER_SECOND: u64 = 16_000_000;
 const CUT_FOR: Duration = Duration::from_secs(10);
 /// What a proxy had taken in before the cut may still be handed over for a moment.
 const CUT_TAKES_HOLD: Duration = Duration::from_millis(500);
-/// Most content that may cross twice. What was acknowledged never does; this is what was on its way.
-const RESENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Longest wait for data after the links' return.
-const RETURN_SECONDS_MAX: f64 = 2.0;
 /// Longest wait for any step before the test gives up: far beyond what a loaded machine takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often the nodes are asked while something is watched.
@@ -51,100 +52,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(10);
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 /// Where the test keeps its files inside the share.
 const OWN_DIR: &str = "fault-test";
-
-/// Everything that the test found.
-#[derive(Clone, Debug, Serialize)]
-pub struct FaultReport {
-    /// Whether every check holds.
-    pub held: bool,
-    /// What was demanded, and whether it was so.
-    pub checks: Vec<Check>,
-    /// The nodes before the test.
-    pub nodes: Vec<DevNode>,
-    /// The probes of every link.
-    pub links: Vec<LinkProbes>,
-    /// The transfer without a fault.
-    pub sync: SyncRun,
-    /// The transfer that was cut.
-    pub cut: CutRun,
-    /// How long all of it took.
-    pub seconds: f64,
-}
-
-/// One thing that was demanded.
-#[derive(Clone, Debug, Serialize)]
-pub struct Check {
-    /// What, as a sentence.
-    pub what: String,
-    /// Whether it was so.
-    pub holds: bool,
-    /// What was measured.
-    pub found: String,
-}
-
-/// How far a transfer was at one moment.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sample {
-    /// Since the file was there to be sent, in seconds.
-    pub seconds: f64,
-    /// Bytes that were durable at the receiver.
-    pub acked_offset: u64,
-}
-
-/// A file on its way to everyone, undisturbed.
-#[derive(Clone, Debug, Serialize)]
-pub struct SyncRun {
-    /// Who had it.
-    pub from: String,
-    /// Its size.
-    pub bytes: u64,
-    /// Until it stood under its name, for each other node.
-    pub arrivals: Vec<Arrival>,
-    /// How far the last node was, over time.
-    pub progress: Vec<Sample>,
-}
-
-/// A file that has arrived.
-#[derive(Clone, Debug, Serialize)]
-pub struct Arrival {
-    /// Where.
-    pub node: String,
-    /// How long it took, in seconds.
-    pub seconds: f64,
-    /// Whether what lies on the disk there is what was written here.
-    pub identical: bool,
-}
-
-/// A transfer that was cut and went on.
-#[derive(Clone, Debug, Serialize)]
-pub struct CutRun {
-    /// Who had the file.
-    pub from: String,
-    /// Who was cut off.
-    pub receiver: String,
-    /// The size of the file.
-    pub bytes: u64,
-    /// Bytes that were durable at the receiver when its links went silent.
-    pub before: u64,
-    /// The same at the end of the cut: what had come through before it was still written.
-    pub at_return: u64,
-    /// Bytes that passed the links during the cut, both ways, as the proxies counted.
-    pub passed_during_cut: u64,
-    /// How long the links were silent, in seconds.
-    pub cut_seconds: f64,
-    /// From their return to the first new content, in seconds.
-    pub return_to_data_seconds: f64,
-    /// Where the transfer went on.
-    pub resumed_from: Option<u64>,
-    /// Content bytes that the receiver was sent although it had them durably.
-    pub resent_bytes: u64,
-    /// The rest of the way: from the first new content to the whole file, in seconds.
-    pub rest_seconds: f64,
-    /// How far the receiver was, over time.
-    pub progress: Vec<Sample>,
-    /// Whether what lies on every disk is what was written.
-    pub identical: bool,
-}
 
 /// Runs the test on the cluster in `dir`. `say` takes a line for people now and then.
 ///
@@ -439,121 +346,4 @@ fn hash(path: &Path) -> Result<String> {
     let read = fs::File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut hasher));
     read.with_context(|| format!("reading {}", path.display()))?;
     Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// Every demand of the test, held against what was found.
-fn judge(nodes: &[DevNode], links: &[LinkProbes], sync: &SyncRun, cut: &CutRun) -> Vec<Check> {
-    let mut checks = Vec::new();
-    let mut check =
-        |what: String, holds: bool, found: String| checks.push(Check { what, holds, found });
-    for node in nodes {
-        let what = format!("{} is healthy and in sync with all its peers", node.name);
-        let found = format!("{} of {} peers connected", node.connected, node.peers);
-        check(what, node.healthy == Some(true) && node.in_sync, found);
-    }
-    for link in links {
-        let what = format!("{} to {}: {PROBES} probes, all answered", link.from, link.to);
-        let spread = link.spread_ms().map_or("none answered".to_owned(), |[min, middle, max]| {
-            format!("{min:.2} / {middle:.2} / {max:.2} ms (least, middle, most)")
-        });
-        let failed = link.failures.first().map(|why| format!("; {why}")).unwrap_or_default();
-        check(what, link.all_answered(), format!("{spread}{failed}"));
-    }
-    for arrival in &sync.arrivals {
-        let rate = sync.bytes as f64 / 1e6 / arrival.seconds.max(1e-9);
-        let what = format!("the first file is identical at {}", arrival.node);
-        check(what, arrival.identical, format!("after {:.2} s, {rate:.0} MB/s", arrival.seconds));
-    }
-    judge_cut(cut, &mut check);
-    checks
-}
-
-fn judge_cut(cut: &CutRun, check: &mut impl FnMut(String, bool, String)) {
-    let inside = cut.before > 0 && cut.before < cut.bytes && cut.at_return < cut.bytes;
-    check(
-        "the cut fell inside the transfer".into(),
-        inside,
-        format!("at {} of {} bytes", cut.before, cut.bytes),
-    );
-    check(
-        format!("nothing passed for {} s", CUT_FOR.as_secs()),
-        cut.passed_during_cut == 0 && cut.cut_seconds >= CUT_FOR.as_secs_f64(),
-        format!("{} bytes in {:.1} s", cut.passed_during_cut, cut.cut_seconds),
-    );
-    let resumed = cut.resumed_from;
-    check(
-        "it went on where it was acknowledged".into(),
-        resumed.is_some_and(|at| at >= cut.before),
-        resumed.map_or("it was not seen to go on".into(), |at| {
-            format!("from {at}, acknowledged {}", cut.at_return)
-        }),
-    );
-    check(
-        "next to nothing was sent twice".into(),
-        cut.resent_bytes <= RESENT_BYTES_MAX,
-        format!("{} bytes of {}", cut.resent_bytes, cut.bytes),
-    );
-    check(
-        format!("data flowed within {RETURN_SECONDS_MAX} s of the return"),
-        cut.return_to_data_seconds <= RETURN_SECONDS_MAX,
-        format!("{:.2} s", cut.return_to_data_seconds),
-    );
-    check(
-        "the second file is identical everywhere".into(),
-        cut.identical,
-        format!("the rest took {:.1} s", cut.rest_seconds),
-    );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held() -> CutRun {
-        CutRun {
-            from: "alice".into(),
-            receiver: "carol".into(),
-            bytes: 100,
-            before: 40,
-            at_return: 45,
-            passed_during_cut: 0,
-            cut_seconds: 10.0,
-            return_to_data_seconds: 0.4,
-            resumed_from: Some(45),
-            resent_bytes: 0,
-            rest_seconds: 3.0,
-            progress: Vec::new(),
-            identical: true,
-        }
-    }
-
-    fn failed(cut: &CutRun) -> Vec<String> {
-        let mut failed = Vec::new();
-        judge_cut(cut, &mut |what, holds, _| {
-            if !holds {
-                failed.push(what);
-            }
-        });
-        failed
-    }
-
-    #[test]
-    fn every_check_of_the_cut_can_fail() {
-        assert_eq!(failed(&held()), [""; 0]);
-        let rows: [(&str, CutRun); 9] = [
-            ("inside", CutRun { before: 0, ..held() }),
-            ("inside", CutRun { before: 100, resumed_from: Some(100), ..held() }),
-            ("nothing passed", CutRun { passed_during_cut: 1, ..held() }),
-            ("nothing passed", CutRun { cut_seconds: 9.9, ..held() }),
-            ("went on", CutRun { resumed_from: Some(0), ..held() }),
-            ("went on", CutRun { resumed_from: None, ..held() }),
-            ("twice", CutRun { resent_bytes: RESENT_BYTES_MAX + 1, ..held() }),
-            ("flowed", CutRun { return_to_data_seconds: 2.1, ..held() }),
-            ("identical", CutRun { identical: false, ..held() }),
-        ];
-        for (what, cut) in rows {
-            let failed = failed(&cut);
-            assert!(failed.len() == 1 && failed[0].contains(what), "{what}: {failed:?}");
-        }
-    }
 }

@@ -56,7 +56,7 @@ impl Unread {
 }
 
 fn is_unreadable(problem: &Problem) -> bool {
-    problem.kind == ProblemKind::Unreadable
+    matches!(problem.kind, ProblemKind::Unreadable | ProblemKind::Changing)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //! here exchange their logs by hand.
 
 use highwater_core::intake::Standing;
-use highwater_core::{ContentHash, Mode, Mtime};
+use highwater_core::log::Checkpoint;
+use highwater_core::{ContentHash, EntryKind, Mode, Mtime, Version};
 use highwater_folder::{Finding, Observation};
 
 use super::*;
