@@ -1,4 +1,5 @@
-//! Faults of lines, as the simulated network is told of them. Those of nodes are their world's.
+//! Faults of lines and deaths of nodes, as the simulated network is told of them. What else befalls
+//! nodes is their world's.
 
 use std::time::Duration;
 
@@ -11,6 +12,41 @@ use crate::plan::Fault;
 pub(crate) enum Action {
     Begin(Fault),
     End(Fault),
+}
+
+/// Which nodes are dead.
+#[derive(Debug)]
+pub(crate) struct Deaths(Vec<bool>);
+
+impl Deaths {
+    /// All of so many nodes live.
+    pub(crate) fn none_of(nodes: usize) -> Self {
+        Self(vec![false; nodes])
+    }
+
+    /// Ends a node at once, and with `silent` so that nobody gets a last word of it. Whether it lived.
+    pub(crate) fn crash(&mut self, sim: &mut Sim<'_>, node: u8, silent: bool) -> bool {
+        if std::mem::replace(&mut self.0[usize::from(node)], true) {
+            return false;
+        }
+        let others = (0..self.0.len()).filter(|other| *other != usize::from(node));
+        let others: Vec<u8> = others.filter_map(|other| u8::try_from(other).ok()).collect();
+        if silent {
+            others.iter().for_each(|other| sim.partition(name(node), name(*other)));
+        }
+        sim.crash(name(node));
+        if silent {
+            others.iter().for_each(|other| sim.repair(name(node), name(*other)));
+        }
+        true
+    }
+
+    /// Starts a node again that is dead.
+    pub(crate) fn bounce(&mut self, sim: &mut Sim<'_>, node: u8) {
+        if std::mem::take(&mut self.0[usize::from(node)]) {
+            sim.bounce(name(node));
+        }
+    }
 }
 
 /// When what begins and ends.

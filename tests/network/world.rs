@@ -15,7 +15,7 @@ use crate::node::{Node, Orders, software};
 use crate::plan::{Fault, Plan};
 use crate::record::{EndId, Record, Stream};
 use crate::sockets::Simulated;
-use crate::weather::{self, Action, name, timetable};
+use crate::weather::{self, Action, Deaths, name, timetable};
 
 /// The step of the simulation: what is sent arrives that much later at least.
 const TICK_MS: u64 = 5;
@@ -66,7 +66,7 @@ pub(crate) struct World<'a> {
     plan: &'a Plan,
     sim: Sim<'a>,
     nodes: Vec<Arc<Node>>,
-    down: Vec<bool>,
+    deaths: Deaths,
     record: Record,
     sockets: Simulated,
 }
@@ -105,8 +105,8 @@ impl<'a> World<'a> {
             nodes.push(node.clone());
             sim.host(name(index), move || software(node.clone()));
         }
-        let down = vec![false; nodes.len()];
-        Self { plan, sim, nodes, down, record, sockets }
+        let deaths = Deaths::none_of(nodes.len());
+        Self { plan, sim, nodes, deaths, record, sockets }
     }
 
     /// Plays the world to its end.
@@ -166,24 +166,13 @@ impl<'a> World<'a> {
     }
 
     fn crash(&mut self, node: u8, silent: bool) {
-        if std::mem::replace(&mut self.down[usize::from(node)], true) {
-            return;
+        if self.deaths.crash(&mut self.sim, node, silent) {
+            self.record.crashed(node);
         }
-        let others: Vec<u8> = (0..self.plan.nodes).filter(|other| *other != node).collect();
-        if silent {
-            others.iter().for_each(|other| self.sim.partition(name(node), name(*other)));
-        }
-        self.sim.crash(name(node));
-        if silent {
-            others.iter().for_each(|other| self.sim.repair(name(node), name(*other)));
-        }
-        self.record.crashed(node);
     }
 
     fn bounce(&mut self, node: u8) {
-        if std::mem::take(&mut self.down[usize::from(node)]) {
-            self.sim.bounce(name(node));
-        }
+        self.deaths.bounce(&mut self.sim, node);
     }
 
     fn order(&self, node: u8, change: impl FnOnce(&mut Orders)) {

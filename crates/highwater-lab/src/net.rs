@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Ports that nodes are given: below the range from which Linux picks ports for outgoing
@@ -73,4 +73,16 @@ pub fn free_loopback() -> Result<SocketAddr> {
         }
     }
     Err(anyhow!("no port between {} and {} is free", PORTS.start, PORTS.end))
+}
+
+/// Runs a program of the system to its end, which must be a success.
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("starting {program} {args:?}"))?;
+    if !output.status.success() {
+        bail!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
 }

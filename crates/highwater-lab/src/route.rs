@@ -11,12 +11,11 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::net::Place;
+use crate::net::{Place, run};
 
 /// The interface of a node, inside its namespace.
 const INTERFACE: &str = "hw0";
@@ -233,15 +232,4 @@ fn address(end: usize) -> Ipv4Addr {
 
 fn gateway(end: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 78, u8::try_from(end).unwrap_or(u8::MAX), 1)
-}
-
-fn run(program: &str, args: &[&str]) -> Result<()> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .with_context(|| format!("starting {program} {args:?}"))?;
-    if !output.status.success() {
-        bail!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

@@ -28,7 +28,7 @@ use super::truth::Truth;
 use crate::plan::Fault;
 use crate::record::Record;
 use crate::sockets::Simulated;
-use crate::weather::{self, Action, name, timetable};
+use crate::weather::{self, Action, Deaths, name, timetable};
 
 /// The step of the simulation.
 const TICK_MS: u64 = 5;
@@ -76,7 +76,7 @@ pub(crate) struct World<'a> {
     plan: &'a Plan,
     sim: Sim<'a>,
     hosts: Vec<Arc<Host>>,
-    down: Vec<bool>,
+    deaths: Deaths,
     truth: Truth,
     dice: Dice,
     record: Record,
@@ -119,13 +119,13 @@ impl<'a> World<'a> {
             hosts.push(Arc::clone(&host));
             sim.host(name(index), move || software(Arc::clone(&host)));
         }
-        let (down, dice) = (vec![false; hosts.len()], Dice::new(!seed));
+        let (deaths, dice) = (Deaths::none_of(hosts.len()), Dice::new(!seed));
         let (truth, outcome) = (Truth::default(), Outcome::default());
         Self {
             plan,
             sim,
             hosts,
-            down,
+            deaths,
             truth,
             dice,
             record,
@@ -394,24 +394,13 @@ impl<'a> World<'a> {
     }
 
     fn crash(&mut self, node: u8, silent: bool) {
-        if std::mem::replace(&mut self.down[usize::from(node)], true) {
-            return;
+        if self.deaths.crash(&mut self.sim, node, silent) {
+            self.host(node).seen().in_sync = false;
         }
-        let others: Vec<u8> = (0..self.plan.nodes).filter(|other| *other != node).collect();
-        if silent {
-            others.iter().for_each(|other| self.sim.partition(name(node), name(*other)));
-        }
-        self.sim.crash(name(node));
-        if silent {
-            others.iter().for_each(|other| self.sim.repair(name(node), name(*other)));
-        }
-        self.host(node).seen().in_sync = false;
     }
 
     fn bounce(&mut self, node: u8) {
-        if std::mem::take(&mut self.down[usize::from(node)]) {
-            self.sim.bounce(name(node));
-        }
+        self.deaths.bounce(&mut self.sim, node);
     }
 
     fn restart(&mut self, node: u8) {

@@ -11,12 +11,11 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::cluster::SHARE;
-use crate::net::{Place, free_loopback};
+use crate::net::{Place, free_loopback, run};
 use crate::node::{Node, NodeSpec};
 use crate::proxy::Proxy;
 
@@ -294,16 +293,4 @@ fn join(hub: &str, name: &str, node: usize) -> Result<()> {
         run("ip", &["-n", at, "link", "set", interface, "up"])?;
     }
     run("ip", &["-n", name, "link", "set", "lo", "up"])
-}
-
-/// Runs a program and demands success.
-pub(crate) fn run(program: &str, args: &[&str]) -> Result<()> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .with_context(|| format!("starting {program} {args:?}"))?;
-    if !output.status.success() {
-        bail!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

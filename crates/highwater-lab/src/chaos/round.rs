@@ -314,7 +314,7 @@ impl Run {
             // The small disk goes with the run; what was on it is copied first.
             if let Some(node) = self.ground.on_small_disk() {
                 let copy = dir.join(format!("node{node}/volume-as-it-was"));
-                let _ = super::ground::run(
+                let _ = crate::net::run(
                     "cp",
                     &["-a", &self.ground.volume(node).to_string_lossy(), &copy.to_string_lossy()],
                 );
