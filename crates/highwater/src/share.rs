@@ -7,7 +7,8 @@
 //! - `outside.rs`: what it needs of the world; `machine.rs`: the world of a real machine;
 //! - `life.rs`: how it comes to work and stops;
 //! - `replica.rs`: the index and the log, and what becomes of a state;
-//! - `local.rs`: what scans found;
+//! - `local.rs`: what scans found; `gone.rs`: deletes that are not believed yet; `unread.rs`: what could
+//!   not be read;
 //! - `peers.rs`, `outlet.rs`: logs of peers taken in, this log given out;
 //! - `plan.rs`, `apply.rs`: from what is wanted to what stands in the folder;
 //! - `loss.rs`: what becomes of a state that nobody has any more;
