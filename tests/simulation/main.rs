@@ -57,6 +57,10 @@ const FOUND: &[(u64, &str)] = &[
         10_000_385,
         "a node took its own older state, which had won over its delete, for a restored store",
     ),
+    (
+        12_611_291_931_074,
+        "a share whose folder went away at the end of a whole scan was never offered again",
+    ),
 ];
 /// The other stories; from the second range on, disks also fail within a turn. They are the same each
 /// time; `highwater-lab sim` plays any others, and `docs/reliability.md` tells how many have held.

@@ -198,7 +198,9 @@ impl Actor {
             open.replica.history = History::Continuous;
         }
         self.tell_copies_apart();
-        if !self.ready {
+        // A folder that is found to be gone there has closed the share: nothing is ready then, and it is
+        // offered once it is open again.
+        if self.open.is_some() && !self.ready {
             self.ready = true;
             self.offer_to_all()?;
         }
