@@ -1,4 +1,4 @@
-//! Names and links in a log that lead elsewhere, or that cannot all stand.
+//! Names and links in a log that lead elsewhere, or that cannot all stand: S33, S34, F2, and odd names.
 
 use std::fs;
 use std::os::unix::fs::symlink;

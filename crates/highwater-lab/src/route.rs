@@ -100,7 +100,8 @@ impl Route {
     /// When the kernel knows no such queue or filter.
     pub fn lose(&self, end: usize, part: f64) -> Result<()> {
         if part <= 0.0 {
-            return self.lose_nothing(end);
+            self.lose_nothing(end);
+            return Ok(());
         }
         let limit = (part * f64::from(u32::MAX)) as u32;
         self.lose_where(end, RANDOM, limit, (PASS, DROP))
@@ -115,14 +116,10 @@ impl Route {
         self.lose_where(end, LENGTH, longer_than, (DROP, PASS))
     }
 
-    /// Loses nothing any more of what goes to `end`.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn lose_nothing(&self, end: usize) -> Result<()> {
+    /// Loses nothing any more of what goes to `end`, and bounds its rate no longer.
+    pub fn lose_nothing(&self, end: usize) {
         // There may be no queue.
         let _ = self.tc(&["qdisc", "del", "dev", &outer(end), "root"]);
-        Ok(())
     }
 
     /// Sends what goes to `end` to the class `beyond` where a value of the packet is above the limit,
@@ -134,7 +131,7 @@ impl Route {
         limit: u32,
         (beyond, else_to): (u32, u32),
     ) -> Result<()> {
-        self.lose_nothing(end)?;
+        self.lose_nothing(end);
         let dev = outer(end);
         self.tc(&["qdisc", "add", "dev", &dev, "root", "handle", "1:", "htb", "default", "1"])?;
         for class in ["1:1", "1:2"] {
