@@ -11,7 +11,7 @@ use highwater_core::{InstanceId, NodeId};
 use highwater_net::{Identity, Link, LinkHandle, Net, NetConfig, NetEvent, PeerAddress};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::record::{EndId, Record, now};
 use crate::sockets::Simulated;
@@ -95,7 +95,7 @@ impl Run {
             user: "alice".to_owned(),
             instance: InstanceId(instance),
         };
-        let config = NetConfig { listen: "0.0.0.0:7420".parse()?, hello };
+        let config = NetConfig { listen: "0.0.0.0:7420".parse()?, hello, began: Instant::now() };
         let identity = Identity::load(&node.home)?;
         let sockets = Arc::new(node.sockets.clone());
         let (net, events) = Net::start_over(sockets, config, identity, node.peers.clone()).await?;

@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::allocator;
@@ -45,6 +46,7 @@ pub(crate) fn run(home: &Home, output: &mut Output) -> Result<(), Failure> {
     let config = Config::load(&home.config_path())?;
     let own_id = Identity::load(&home.identity_dir())?.node_id();
     config.check_against(home.dir(), &own_id)?;
+    let began = Instant::now();
     let runtime = Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -52,16 +54,21 @@ pub(crate) fn run(home: &Home, output: &mut Output) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format!("cannot start threads for the daemon: {e}")))?;
-    let ended = runtime.block_on(serve(home, config, output));
+    let ended = runtime.block_on(serve(home, config, began, output));
     runtime.shutdown_timeout(THREADS_WAIT);
     ended
 }
 
-async fn serve(home: &Home, config: Config, output: &mut Output) -> Result<(), Failure> {
+async fn serve(
+    home: &Home,
+    config: Config,
+    began: Instant,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let http = config.listen.http;
     let engine = tokio::select! {
-        started = Engine::start(home.clone(), config) => started.map_err(Failure::failed)?,
+        started = Engine::start(home.clone(), config, began) => started.map_err(Failure::failed)?,
         () = signals.stop() => return Ok(()),
     };
     let doors = match Doors::open(home, &engine, http).await {

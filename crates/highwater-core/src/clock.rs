@@ -6,6 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// What a node does again and again, it does on multiples of this, reckoned from the start of its
+/// runtime: a timer that goes off costs an idle node more than what is then done, so all of them go
+/// off together. Sixteen slots of 64 ms of the runtime's timer wheel: a timer that ends within a slot
+/// wakes the process at the slot's begin as well, one that ends where a slot begins does not (Varghese
+/// and Lauck, "Hashed and hierarchical timing wheels", 1987; tokio 1.54, `runtime/time/wheel`).
+pub const BEAT: Duration = Duration::from_millis(16 * 64);
+
 /// Monotonic time since some fixed point of this process. All waits are reckoned in it, so a clock
 /// that is set moves none of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

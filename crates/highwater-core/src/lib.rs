@@ -35,7 +35,7 @@ pub mod window;
 pub mod wire;
 
 pub use chunk::{ChunkSizes, Cutter, SMALL_BYTES_MAX};
-pub use clock::{Hlc, Mtime, Time, WallTime};
+pub use clock::{BEAT, Hlc, Mtime, Time, WallTime};
 pub use content::{Chunk, ChunkId, ContentHash, Manifest, PrefixHasher, PrefixState};
 pub use entry::{Entry, EntryKind, Mode};
 pub use id::{InstanceId, NodeId, NodeTag, ShareName};

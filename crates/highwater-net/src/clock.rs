@@ -3,7 +3,7 @@
 use highwater_core::Time;
 use tokio::time::{self, Instant};
 
-/// Monotonic time since the net was started, as the runtime reckons it: in a simulation it is the
+/// Monotonic time since the runtime was started, as it reckons it: in a simulation it is the
 /// simulation's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -11,9 +11,9 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that begins now.
-    pub(crate) fn start() -> Self {
-        Self { start: Instant::now() }
+    /// A clock that began at `start`.
+    pub(crate) fn since(start: Instant) -> Self {
+        Self { start }
     }
 
     /// How late it is.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use highwater_core::{InstanceId, Time};
+use highwater_core::{BEAT, InstanceId, Time};
 
 /// Pings follow each other this closely while messages pass.
 pub(crate) const PING_EVERY_BUSY: Duration = Duration::from_secs(1);
@@ -31,11 +31,9 @@ pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(12);
 const SUSPECT_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The pulse looks at least this often, so that an idle link that becomes busy is pinged soon.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Looks for pings fall on multiples of this, those of all links of a node together: a timer that goes
-/// off costs an idle node more than what is then done.
-const LOOKS_TOGETHER: Duration = Duration::from_millis(250);
-/// The same on an idle link, together with what the membership machine does.
-const LOOKS_TOGETHER_IDLE: Duration = Duration::from_millis(500);
+/// Looks for pings on a busy link fall on multiples of this, those of all links of a node together.
+/// On an idle link they fall on the node's beat, with everything else that it does when it is idle.
+const LOOKS_TOGETHER: Duration = Duration::from_millis(BEAT.as_millis() as u64 / 4);
 /// A look that comes this much too late means that this process was stopped: the silence was ours.
 const OVERSLEPT: Duration = Duration::from_secs(2);
 /// Pings whose answers are waited for. Those before have been overtaken by the link's death.
@@ -124,9 +122,9 @@ impl Pulse {
     }
 
     /// Looks, at `now`: the peer was last heard at `heard`, a message last passed at `active`. An
-    /// idle link is pinged once nothing was heard for `idle_every`: the peer's ping is a sign of life
-    /// as good as its answer, so that of both sides one asks. On a busy link both ask, for round trips
-    /// are measured by asking.
+    /// idle link is pinged once nothing was heard for `idle_every`, on the beat that is nearest: the
+    /// peer's ping is a sign of life as good as its answer, so that of both sides one asks. On a busy
+    /// link both ask, for round trips are measured by asking.
     pub(crate) fn look(
         &mut self,
         now: Time,
@@ -141,14 +139,14 @@ impl Pulse {
         let heard = heard.max(self.floor);
         let health = self.health(now, heard);
         let busy = now.since(active) < BUSY_FOR;
-        let every = if busy { PING_EVERY_BUSY.min(idle_every) } else { idle_every };
+        let together = if busy { LOOKS_TOGETHER } else { BEAT.min(idle_every) };
+        let every = if busy { PING_EVERY_BUSY.min(idle_every) } else { idle_every - together / 2 };
         let due_at = self.last_ping.map(|last| if busy { last } else { last.max(heard) } + every);
         let ping = due_at.is_none_or(|at| at <= now).then(|| self.ping(now));
         let next_ping = due_at.filter(|_| ping.is_none()).unwrap_or(now + every);
         let oldest = self.pings.values().next().copied();
         let suspect_at = oldest.map(|sent| sent.max(heard) + self.patience());
         let next = if health == Health::Alive {
-            let together = if busy { LOOKS_TOGETHER } else { LOOKS_TOGETHER_IDLE };
             next_ping.min(now + LOOK_EVERY).rounded_up(together)
         } else {
             now + SUSPECT_LOOK_EVERY
@@ -306,15 +304,41 @@ mod tests {
             let first = pulse.look(at(50_000), at(50_000), active, every).ping.expect("the first");
             pulse.pong(at(50_001), first);
             let mut asked = 0;
-            // The other side asks every second, and is heard half a second before each look.
+            // The other side asks every second, and is heard 0.4 s before each look.
             for now in (51_000..=60_000).step_by(1000).map(at) {
-                let heard = at(now.since(at(500)).as_millis() as u64);
+                let heard = now - Duration::from_millis(400);
                 if let Some(number) = pulse.look(now, heard, active, every).ping {
                     asked += 1;
                     pulse.pong(now, number);
                 }
             }
             assert_eq!(asked, pings);
+        }
+    }
+
+    #[test]
+    fn an_idle_link_in_a_small_cluster_is_suspect_within_three_beats_whenever_it_falls_silent() {
+        for silent_from in (0..3000).step_by(10) {
+            let mut pulse = Pulse::new(at(0));
+            let silence = at(60_000 + silent_from);
+            let mut now = at(0);
+            while now <= silence {
+                if let Some(number) = pulse.look(now, now, at(0), BEAT).ping {
+                    pulse.pong(now, number);
+                }
+                now = pulse.deadline();
+            }
+            let pinged = loop {
+                if pulse.look(now, silence, at(0), BEAT).ping.is_some() {
+                    break now;
+                }
+                now = pulse.deadline();
+            };
+            assert!(pinged.since(silence) >= BEAT / 2, "a ping beside a sign of life");
+            while pulse.look(now, silence, at(0), BEAT).health == Health::Alive {
+                now = pulse.deadline();
+            }
+            assert!(now.since(silence) <= BEAT * 3, "{:?}", now.since(silence));
         }
     }
 

@@ -53,6 +53,9 @@ pub struct NetConfig {
     pub listen: SocketAddr,
     /// What every peer is told first.
     pub hello: Hello,
+    /// The moment from which regular work is reckoned: the start of the runtime, whose timers are
+    /// cheapest on multiples of [`highwater_core::BEAT`] from then on.
+    pub began: Instant,
 }
 
 /// Why the net did not start.
@@ -127,7 +130,7 @@ impl Net {
             identity,
             pins: Arc::new(Pins::default()),
             hello: config.hello,
-            clock: Clock::start(),
+            clock: Clock::since(config.began),
             pace: Arc::default(),
             events,
             warned: Mutex::default(),

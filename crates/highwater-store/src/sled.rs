@@ -15,16 +15,21 @@
 //!   16 values, so they should stay below 7 KiB; an entry with the longest key, the longest link
 //!   target and hundreds of actors can be larger, and that is not prevented.
 //! - Damage can panic instead of returning an error, so opening is wrapped.
+//! - Its seven threads look for work once a second, though whoever brings some wakes them. They get
+//!   time-outs that may come late, or an idle node would be little else than them.
 //! - It opens its files through links, and writes over what they lead to. Links are refused.
 //! - A damaged record ends the log: what stands behind it is gone, and no error says so. The store
 //!   is an older copy of itself then, which generations and digests are there to notice.
 
 use std::fs::{DirEntry, File};
 use std::io;
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
+
+use rustix::thread::set_current_timer_slack;
 
 use crate::backend::{Backend, Changes, DatabaseError, Row, Rows};
 use crate::nudge::{Nudger, Watch};
@@ -39,6 +44,9 @@ const LOCK_RETRIES: u32 = 20;
 /// How the error begins when the lock is held. Its kind is `Other`, whatever the system said.
 const LOCKED: &str = "could not acquire lock";
 const LOCK_RETRY_WAIT: Duration = Duration::from_millis(50);
+/// How much later than asked for a wait of sled's threads may time out, in nanoseconds: 10 s. On an
+/// idle node that takes them from 7.0 wakes a second to 1 (measured, `docs/scale.md`).
+const TIMER_SLACK_NANOS: Option<NonZeroU64> = NonZeroU64::new(10_000_000_000);
 
 /// An ordered map of bytes whose commits are durable.
 #[derive(Debug)]
@@ -154,10 +162,19 @@ fn open_once(dir: &Path) -> Result<sled::Db, DatabaseError> {
         .path(dir)
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(Some(FLUSH_EVERY_MS));
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+    match catch_unwind(AssertUnwindSafe(|| with_patient_threads(|| config.open()))) {
         Ok(opened) => Ok(opened?),
         Err(_) => Err(DatabaseError::Damaged("opening it panicked".into())),
     }
+}
+
+/// Threads inherit the timer slack of the one that starts them (prctl(2), `PR_SET_TIMERSLACK`). Where
+/// the system refuses it they wake as often as they like, which costs processor time and nothing else.
+fn with_patient_threads<T>(open: impl FnOnce() -> T) -> T {
+    let _ = set_current_timer_slack(TIMER_SLACK_NANOS);
+    let opened = open();
+    let _ = set_current_timer_slack(None);
+    opened
 }
 
 /// The directory itself may be a link: somebody keeps it on another disk. What is in it is ours.
@@ -233,5 +250,18 @@ mod tests {
         let (pipe, _other_end) = io::pipe().expect("a pipe");
         database.file = File::from(OwnedFd::from(pipe));
         assert!(database.sync().is_err(), "sled alone was believed");
+    }
+
+    #[test]
+    fn threads_of_the_database_may_wake_late_and_no_others() {
+        let slack = || {
+            let own = rustix::thread::gettid().as_raw_nonzero();
+            let told = std::fs::read_to_string(format!("/proc/{own}/timerslack_ns"));
+            told.expect("told").trim().parse::<u64>().expect("nanoseconds")
+        };
+        let ours = slack();
+        let theirs = with_patient_threads(|| thread::spawn(slack).join().expect("joined"));
+        assert_eq!(Some(theirs), TIMER_SLACK_NANOS.map(NonZeroU64::get));
+        assert_eq!((slack(), thread::spawn(slack).join().expect("joined")), (ours, ours));
     }
 }

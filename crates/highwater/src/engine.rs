@@ -10,9 +10,11 @@
 mod ask;
 mod checks;
 mod cluster;
+mod error;
 mod health;
 mod links;
 mod net;
+mod start;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,30 +22,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use highwater_core::alert::{Measured, Rule};
-use highwater_core::wire::{Hello, PROTOCOL};
-use highwater_core::{InstanceId, NodeId, ShareName};
-use highwater_net::{Net, NetConfig, NetEvent, Sockets, System};
-use highwater_store::{Store, StoreError};
+use highwater_core::{NodeId, ShareName};
+use highwater_net::{Net, NetEvent};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::beat;
 use crate::check::Checks;
-use crate::cluster::actor::{self, Actor};
-use crate::cluster::memory::Memory;
-use crate::cluster::{Cluster, Picture, TaskEnd, Told};
+use crate::cluster::{Cluster, Picture, Told};
 use crate::config::{Config, ShareConfig};
-use crate::counters::Counters;
-use crate::home::{Home, Identity, IdentityError};
-use crate::lines::{self, Lines};
+use crate::home::Home;
+use crate::lines::Lines;
 use crate::lookout::{self, Lookout};
 use crate::report::event::{Happening, Occurrence};
-use crate::report::{self, rfc3339};
+use crate::report::rfc3339;
 use crate::serve::{Desk, Desks};
 use crate::share::machine::wall_now;
 use crate::share::{Command, Event, Share, Surroundings};
 pub(crate) use checks::Held;
 pub use checks::ShareRoot;
+pub use error::{EngineError, StartError};
 use health::Watchdog;
 use links::{Links, Warnings};
 
@@ -75,121 +73,7 @@ pub(crate) struct Inner {
     started: Instant,
 }
 
-/// Why the node did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The key pair cannot be read.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] highwater_store::OpenError),
-    /// The store was opened and failed.
-    #[error("cannot prepare the store: {0}; check the disk")]
-    Prepare(#[from] StoreError),
-    /// Peers cannot be listened for.
-    #[error(transparent)]
-    Net(#[from] highwater_net::StartError),
-    /// The system gives no random numbers or no threads.
-    #[error("the system refuses what every daemon needs: {0}; free some of it and start again")]
-    System(String),
-}
-
-/// Why a request to the engine failed.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// There is no such share.
-    #[error("there is no share {0} here; `highwater share list` shows which there are")]
-    UnknownShare(ShareName),
-    /// The share cannot do this now.
-    #[error("{0}")]
-    Refused(String),
-    /// The share ended while it was asked.
-    #[error("the share {0} was stopped before it could answer; ask again")]
-    Stopped(ShareName),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The system refuses a thread.
-    #[error("the system refuses a thread: {0}; raise the limit of processes")]
-    Thread(std::io::Error),
-}
-
 impl Engine {
-    /// Starts the node of `home`, whose lock the caller holds.
-    ///
-    /// # Errors
-    /// What stands in the way. Nothing runs then.
-    pub async fn start(home: Home, config: Config) -> Result<Engine, StartError> {
-        Self::start_over(Arc::new(System), home, config).await
-    }
-
-    /// As [`Engine::start`], with connections from elsewhere than the system's TCP.
-    ///
-    /// # Errors
-    /// As [`Engine::start`].
-    pub async fn start_over(
-        sockets: Arc<dyn Sockets>,
-        home: Home,
-        config: Config,
-    ) -> Result<Engine, StartError> {
-        let identity = Identity::load(&home.identity_dir())?;
-        let node = identity.node_id();
-        let (dir, listed) = (home.store_dir(), config.clone());
-        let store = blocking(move || {
-            let store = Store::open(&dir)?;
-            drop_removed_shares(&store, &listed)?;
-            Ok::<_, StartError>(store)
-        })
-        .await?;
-        let memory = remember(&home).await?;
-        let removed = memory.orders.iter().map(|order| order.decision());
-        let removed = removed.filter(|order| order.removed).map(|order| order.target).collect();
-        let (cluster, task) = Cluster::new(removed);
-        let net_config = NetConfig { listen: config.listen.sync, hello: hello(&config)? };
-        let (net, events) = Net::start_over(sockets, net_config, identity, Vec::new()).await?;
-        let around = Surroundings {
-            node,
-            store: Arc::new(store),
-            counters: Arc::new(Counters::default()),
-            transfers: Arc::default(),
-            changes: Arc::new(watch::Sender::default()),
-        };
-        let lookout = Lookout::new(home.clone());
-        let checks = Checks::new(home.checks_dir());
-        let inner = Arc::new(Inner {
-            home,
-            node,
-            net,
-            cluster,
-            lines: Lines::default(),
-            around,
-            desks: Arc::default(),
-            links: Links::default(),
-            checks,
-            warnings: Warnings::default(),
-            watchdog: Watchdog::default(),
-            happenings: broadcast::Sender::new(HAPPENINGS_MAX),
-            config: Mutex::new(config.clone()),
-            lookout,
-            shares: tokio::sync::Mutex::default(),
-            started: Instant::now(),
-        });
-        for share in &config.shares {
-            let started = inner.start_share(share, &config).await;
-            started.map_err(|error| StartError::System(error.to_string()))?;
-        }
-        inner.begin_cluster(task, memory)?;
-        tokio::spawn(listen(Arc::downgrade(&inner), events));
-        tokio::spawn(lines::watch(Arc::downgrade(&inner)));
-        tokio::spawn(health::watch(Arc::downgrade(&inner)));
-        tokio::spawn(keep_a_lookout(inner.net.began(), Arc::downgrade(&inner)));
-        inner.set_peers();
-        inner.resume_checks();
-        tokio::spawn(checks::scrub(Arc::downgrade(&inner)));
-        Ok(Engine(inner))
-    }
-
     /// Which node this is.
     pub fn node_id(&self) -> NodeId {
         self.0.node
@@ -375,15 +259,6 @@ impl Inner {
         Ok(share)
     }
 
-    /// Signs this node's card and starts the task that keeps up with the cluster.
-    fn begin_cluster(self: &Arc<Self>, task: TaskEnd, memory: Memory) -> Result<(), StartError> {
-        let facts = actor::facts(self, &self.config(), memory.incarnation);
-        let own = self.net.seal_card(facts);
-        let own = own.ok_or_else(|| StartError::System("this node's key signs nothing".into()))?;
-        tokio::spawn(Actor::new(self, task, own, memory).run());
-        Ok(())
-    }
-
     /// Tells those who follow what happens. Nobody needs to.
     pub(crate) fn happened(&self, what: Happening) {
         let _ = self.happenings.send(Occurrence { at: rfc3339(wall_now()), what });
@@ -453,42 +328,6 @@ fn clocks(config: &Config, picture: &Picture) -> Vec<Measured> {
 pub(crate) fn free_bytes(dir: &std::path::Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// What is remembered of the cluster, with this start's incarnation, which is durable already.
-async fn remember(home: &Home) -> Result<Memory, StartError> {
-    let path = home.members_path();
-    let remembered = blocking(move || {
-        let mut memory = Memory::load(&path);
-        memory.incarnation += 1;
-        memory.save(&path).map(|()| memory)
-    });
-    remembered.await.map_err(|error| {
-        StartError::System(format!("cannot save the cluster's members in the home: {error}"))
-    })
-}
-
-/// Forgets what is known of shares that are not in the configuration any more.
-fn drop_removed_shares(store: &Store, config: &Config) -> Result<(), StoreError> {
-    for name in store.shares()? {
-        if config.share(&name).is_none() {
-            store.drop_share(&name)?;
-        }
-    }
-    Ok(())
-}
-
-fn hello(config: &Config) -> Result<Hello, StartError> {
-    let mut instance = [0; 16];
-    getrandom::fill(&mut instance)
-        .map_err(|error| StartError::System(format!("no random numbers: {error}")))?;
-    Ok(Hello {
-        protocol: PROTOCOL,
-        version: report::VERSION.to_owned(),
-        name: config.node.name.clone(),
-        user: config.node.user.clone(),
-        instance: InstanceId(instance),
-    })
 }
 
 /// The peers that list a share, by id and name.

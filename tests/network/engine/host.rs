@@ -8,7 +8,7 @@ use std::time::Duration;
 use highwater::report::{ShareState, Status};
 use highwater::{Config, Engine, Home, StartError};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::PATIENCE;
 use super::line::Metered;
@@ -86,7 +86,7 @@ impl Host {
         let begun = std::time::Instant::now();
         loop {
             let (home, config) = (self.home.clone(), self.config.clone());
-            match Engine::start_over(self.sockets.clone(), home, config).await {
+            match Engine::start_over(self.sockets.clone(), home, config, Instant::now()).await {
                 // A killed run's threads are real, and take a real moment to be gone.
                 Err(StartError::Store(_)) if begun.elapsed() < PATIENCE => {
                     tokio::time::sleep(START_AGAIN).await;

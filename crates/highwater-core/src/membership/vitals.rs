@@ -14,8 +14,8 @@ use crate::clock::Time;
 use crate::id::NodeId;
 use crate::member::{VITAL_ROWS_MAX, VitalRow, Vitals};
 
-/// A round of a small cluster.
-const ROUND: Duration = Duration::from_secs(1);
+/// A round of a small cluster: one look of the machine.
+const ROUND: Duration = LOOK_EVERY;
 /// A round is this much longer for every so many members.
 const ROUND_MEMBERS: usize = 100;
 /// A member that gave no sign of life for this many rounds is suspected: three times what one

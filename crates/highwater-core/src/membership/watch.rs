@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use super::{Effect, Membership, Message};
-use crate::clock::Time;
+use crate::clock::{BEAT, Time};
 use crate::id::NodeId;
 use crate::member::Health;
 
@@ -42,10 +42,9 @@ const OVERSLEPT: Duration = Duration::from_secs(3);
 const STRAIN_MAX: u32 = 4;
 /// Strain fades by one in this time.
 const STRAIN_FADES: Duration = Duration::from_secs(10);
-/// The machine wants to be woken at least this often, so that lateness means something. It is on
-/// multiples of this, as the other regular work of a node: a timer that goes off costs an idle node
-/// more than what is then done. A link that falls silent is told at once.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The machine wants to be woken at least this often, so that lateness means something. A link that
+/// falls silent is told at once.
+pub(super) const LOOK_EVERY: Duration = BEAT;
 
 /// A neighbour that does not answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

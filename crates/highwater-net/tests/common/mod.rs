@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// No step of a test takes longer unless it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +44,7 @@ impl Home {
             instance: InstanceId([instance; 16]),
         };
         let listen = "127.0.0.1:0".parse().expect("address");
-        let config = NetConfig { listen, hello };
+        let config = NetConfig { listen, hello, began: Instant::now() };
         let started = Net::start(config, self.identity(), peers).await;
         let (net, events) = started.expect("start");
         Node { net, events }

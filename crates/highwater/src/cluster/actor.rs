@@ -11,7 +11,7 @@ use std::time::Duration;
 use highwater_core::member::{Card, Facts, Gossip, Load, Order};
 use highwater_core::membership::{Effect, Event, Membership, Message};
 use highwater_core::wire::Control;
-use highwater_core::{NodeId, ShareName, Time};
+use highwater_core::{BEAT, NodeId, ShareName, Time};
 use highwater_net::{LinkHandle, verify_card, verify_order};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -39,7 +39,7 @@ const PROBES_MAX: usize = 32;
 /// Links asked for a sign of life in a second; each of few is asked every [`PING_EVERY_MIN`].
 const LINKS_A_SECOND: u32 = 8;
 /// More often would be most of what an idle node does.
-const PING_EVERY_MIN: Duration = Duration::from_secs(1);
+const PING_EVERY_MIN: Duration = BEAT;
 
 /// One link.
 pub(super) struct Line {
