@@ -32,8 +32,10 @@ const SUSPECT_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The pulse looks at least this often, so that an idle link that becomes busy is pinged soon.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Looks for pings on a busy link fall on multiples of this, those of all links of a node together.
-/// On an idle link they fall on the node's beat, with everything else that it does when it is idle.
 const LOOKS_TOGETHER: Duration = Duration::from_millis(BEAT.as_millis() as u64 / 4);
+/// The same on an idle link. With few links they fall on the node's whole beats, with everything else
+/// that it does when it is idle.
+const LOOKS_TOGETHER_IDLE: Duration = Duration::from_millis(BEAT.as_millis() as u64 / 2);
 /// A look that comes this much too late means that this process was stopped: the silence was ours.
 const OVERSLEPT: Duration = Duration::from_secs(2);
 /// Pings whose answers are waited for. Those before have been overtaken by the link's death.
@@ -122,9 +124,9 @@ impl Pulse {
     }
 
     /// Looks, at `now`: the peer was last heard at `heard`, a message last passed at `active`. An
-    /// idle link is pinged once nothing was heard for `idle_every`, on the beat that is nearest: the
-    /// peer's ping is a sign of life as good as its answer, so that of both sides one asks. On a busy
-    /// link both ask, for round trips are measured by asking.
+    /// idle link is pinged once nothing was heard for `idle_every`: the peer's ping is a sign of life
+    /// as good as its answer, so that of both sides one asks. On a busy link both ask, for round trips
+    /// are measured by asking.
     pub(crate) fn look(
         &mut self,
         now: Time,
@@ -139,8 +141,14 @@ impl Pulse {
         let heard = heard.max(self.floor);
         let health = self.health(now, heard);
         let busy = now.since(active) < BUSY_FOR;
-        let together = if busy { LOOKS_TOGETHER } else { BEAT.min(idle_every) };
-        let every = if busy { PING_EVERY_BUSY.min(idle_every) } else { idle_every - together / 2 };
+        let (every, together) = if busy {
+            (PING_EVERY_BUSY.min(idle_every), LOOKS_TOGETHER)
+        } else if idle_every <= BEAT {
+            // On the beat that is nearest.
+            (idle_every / 2, idle_every)
+        } else {
+            (idle_every, LOOKS_TOGETHER_IDLE)
+        };
         let due_at = self.last_ping.map(|last| if busy { last } else { last.max(heard) } + every);
         let ping = due_at.is_none_or(|at| at <= now).then(|| self.ping(now));
         let next_ping = due_at.filter(|_| ping.is_none()).unwrap_or(now + every);
