@@ -45,7 +45,7 @@ const LOCK_RETRIES: u32 = 20;
 const LOCKED: &str = "could not acquire lock";
 const LOCK_RETRY_WAIT: Duration = Duration::from_millis(50);
 /// How much later than asked for a wait of sled's threads may time out, in nanoseconds: 10 s. On an
-/// idle node that takes them from 7.0 wakes a second to 1 (measured, `docs/scale.md`).
+/// idle node that takes them from 7.0 wakes a second to 0.6 (measured, `docs/decisions`, 2026-11-30).
 const TIMER_SLACK_NANOS: Option<NonZeroU64> = NonZeroU64::new(10_000_000_000);
 
 /// An ordered map of bytes whose commits are durable.
