@@ -343,6 +343,7 @@ mod tests {
                 now = pulse.deadline();
             };
             assert!(pinged.since(silence) >= BEAT / 2, "a ping beside a sign of life");
+            assert_eq!(pinged, pinged.rounded_down(BEAT), "a wake of its own");
             while pulse.look(now, silence, at(0), BEAT).health == Health::Alive {
                 now = pulse.deadline();
             }

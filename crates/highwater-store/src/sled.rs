@@ -16,7 +16,7 @@
 //!   target and hundreds of actors can be larger, and that is not prevented.
 //! - Damage can panic instead of returning an error, so opening is wrapped.
 //! - Its seven threads look for work once a second, though whoever brings some wakes them. They get
-//!   time-outs that may come late, or an idle node would be little else than them.
+//!   time-outs that may come late, or more than a third of an idle node's wakes would be theirs.
 //! - It opens its files through links, and writes over what they lead to. Links are refused.
 //! - A damaged record ends the log: what stands behind it is gone, and no error says so. The store
 //!   is an older copy of itself then, which generations and digests are there to notice.
@@ -37,7 +37,7 @@ use crate::nudge::{Nudger, Watch};
 /// Page cache of the database in bytes. The rows that are hot are few; the file system caches too.
 const CACHE_BYTES: u64 = 2 << 20;
 /// How often sled's own flusher runs. It also collects garbage, so it must run; durability does
-/// not wait for it.
+/// not wait for it, and on an idle machine it may come later by [`TIMER_SLACK_NANOS`].
 const FLUSH_EVERY_MS: u64 = 5_000;
 /// After a close, a pool thread may hold the lock for a moment longer (sled issue 1289).
 const LOCK_RETRIES: u32 = 20;
@@ -162,7 +162,7 @@ fn open_once(dir: &Path) -> Result<sled::Db, DatabaseError> {
         .path(dir)
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(Some(FLUSH_EVERY_MS));
-    match catch_unwind(AssertUnwindSafe(|| with_patient_threads(|| config.open()))) {
+    match with_patient_threads(|| catch_unwind(AssertUnwindSafe(|| config.open()))) {
         Ok(opened) => Ok(opened?),
         Err(_) => Err(DatabaseError::Damaged("opening it panicked".into())),
     }
